@@ -28,7 +28,7 @@ def write_text(path: str, text: str) -> None:
         return
     target = Path(path).resolve()
     if not target.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {target.parent}")
+        raise UsageError(f"{path}: there is no such folder")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
