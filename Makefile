@@ -2,17 +2,21 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench lint format types layers
 demo: .venv/ready
 	mkdir -p out
 	$(BIN)/optc compile examples/adamw.opt -o out/adamw.py
 	$(BIN)/optc train examples/adamw.opt --plot out/adamw.png
 test: .venv/ready
 	$(BIN)/pytest
-check: .venv/ready
+check: lint format types layers
+lint: .venv/ready
 	$(BIN)/ruff check .
+format: .venv/ready
 	$(BIN)/ruff format --check .
+types: .venv/ready
 	$(BIN)/mypy
+layers: .venv/ready
 	$(BIN)/lint-imports
 bench: .venv/ready
 	$(BIN)/optc bench examples/adamw.opt

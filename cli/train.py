@@ -233,11 +233,10 @@ def baseline(name: str, options: Mapping[str, Any]) -> dict[str, Factory]:
     from torch import optim
 
     if name == "adamw":
-        name, factory = "torch AdamW", partial(optim.AdamW, **options)
-    else:
-        # torch's SGD leaves momentum out; nobody trains so.
-        name, factory = "torch SGD", partial(optim.SGD, **{"lr": 0.1, "momentum": 0.9, **options})
-    return {name: _careful(name, factory)}
+        return {"torch AdamW": _careful("torch AdamW", partial(optim.AdamW, **options))}
+    # torch's own defaults leave the momentum out.
+    options = {"lr": 0.1, "momentum": 0.9, **options}
+    return {"torch SGD": _careful("torch SGD", partial(optim.SGD, **options))}
 
 
 def _careful(name: str, factory: Factory) -> Factory:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
 
 import pytest
 
-from optc.cli import main
+from optc.cli import available, main
 
 
 def new(what: str, name: str, folder) -> int:
@@ -46,3 +51,42 @@ def test_a_name_that_the_language_cannot_take_is_refused(name, tmp_path, capsys)
     assert new("rule", name, tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
     assert "name" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a new plugin was installed by pip, as its reader would."""
+    folder = tmp_path_factory.mktemp("plugin")
+    assert new("plugin", "fast-sign", folder) == 0
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run(
+        [*command, "--no-build-isolation", "--target", str(folder / "site"), "./optc-fast-sign"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return folder / "site"
+
+
+def test_a_new_plugin_installs_with_its_files_and_is_found(installed):
+    assert (installed / "optc_fast_sign" / "precondition" / "fast_sign.opt").exists()
+    (distribution,) = distributions(path=[str(installed)])
+    (entry,) = distribution.entry_points.select(group="optc")
+    assert entry.value == "optc_fast_sign"
+
+
+@pytest.mark.skipif("plugin" not in available(), reason="`optc plugin` is not built yet")
+def test_a_new_plugin_keeps_the_contract(installed):
+    subprocess.run(
+        [sys.executable, "-m", "optc", "plugin", "test", "optc_fast_sign"],
+        env={**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.skipif("check" not in available(), reason="`optc check` is not built yet")
+def test_a_new_rule_is_right_as_it_stands(tmp_path):
+    assert new("rule", "fast_sign", tmp_path) == 0
+    assert main(["check", str(tmp_path / "fast_sign.opt")]) == 0
