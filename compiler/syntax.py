@@ -134,7 +134,18 @@ class List(Syntax):
 
 
 Expr = (
-    Number | Text | Quantity | Name | Attribute | Index | Call | Unary | Binary | Lambda | Tuple | List
+    Number
+    | Text
+    | Quantity
+    | Name
+    | Attribute
+    | Index
+    | Call
+    | Unary
+    | Binary
+    | Lambda
+    | Tuple
+    | List
 )
 
 
@@ -180,10 +191,15 @@ class Option(Syntax):
 
 @dataclass(frozen=True, kw_only=True)
 class Statement(Syntax):
-    """`comments` are the whole-line comments above, `comment` the one behind; `#` and spaces stripped."""
+    """What all statements and items have: their comments, with `#` and spaces stripped.
+
+    `comments` are the whole-line comments above, `comment` the one behind, and `after` those below
+    the last statement of a block, at its indentation.
+    """
 
     comments: tuple[str, ...] = field(default=(), compare=False, repr=False)
     comment: str = field(default="", compare=False, repr=False)
+    after: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -354,6 +370,7 @@ class Primitive(Statement):
     body: tuple[Statement, ...]
     doc: str = ""
     checks: tuple[Check, ...] = ()
+    type: TypeExpr | None = None
 
 
 @dataclass(frozen=True)
