@@ -1,0 +1,40 @@
+"""Bounds of options: a name, a test, and how the bound reads in an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def _each(test: Callable[[Any], bool], count: int) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, tuple) and len(v) == count and all(test(x) for x in v)
+
+
+def _real(test: Callable[[float], bool]) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and test(v)
+
+
+BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "real": (_real(lambda v: v == v), "a number"),
+    "positive": (_real(lambda v: 0 < v), "positive"),
+    "nonnegative": (_real(lambda v: 0 <= v), "zero or positive"),
+    "finite": (_real(math.isfinite), "finite"),
+    "unit": (_real(lambda v: 0 <= v < 1), "in [0, 1)"),
+    "fraction": (_real(lambda v: 0 <= v <= 1), "in [0, 1]"),
+    "unit_pair": (_each(_real(lambda v: 0 <= v < 1), 2), "a pair of numbers in [0, 1)"),
+    "pair": (_each(_real(lambda v: v == v), 2), "a pair of numbers"),
+    "integer": (_real(lambda v: v == int(v)), "an integer"),
+    "count": (_real(lambda v: math.isfinite(v) and v == int(v) and v >= 1), "an integer of at least 1"),
+    "boolean": (lambda v: isinstance(v, bool), "true or false"),
+    "function": (lambda v: False, "a function"),
+    "bundle": (lambda v: False, "a bundle"),
+}
+
+
+def complaint(bound: str, value: Any) -> str:
+    """What is wrong with a value under a bound, or ""."""
+    if not bound or bound not in BOUNDS or bound in ("function", "bundle"):
+        return ""
+    test, reads = BOUNDS[bound]
+    return "" if test(value) else f"must be {reads}, and it is {value}"

@@ -1,0 +1,229 @@
+"""Operations on the cells of one tensor that torch has no single function for; torch alone is needed.
+
+A value's tensor has its axes first, then the dimensions of the cells: those of the parameter `like`
+for elements (1 where a row or a column is one cell), none for coarser values. A standalone module
+carries this file along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def ratio(a: Any, b: Any) -> Tensor:
+    """a / b, and 0 where the divisor is 0."""
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    zero = b == 0
+    return torch.where(zero, 0.0, a / torch.where(zero, 1.0, b))
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    """The larger one; NaN in either stays."""
+    return torch.maximum(*_both(a, b))
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    return torch.minimum(*_both(a, b))
+
+
+def _both(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    like = a if isinstance(a, Tensor) and (a.dim() or not isinstance(b, Tensor)) else b
+    return tuple(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b))  # type: ignore[return-value]
+
+
+def arrange(x: Any, places: Sequence[int], axes: int, like: Tensor | None, fine: bool) -> Any:
+    """Permute the leading axes of x to `places` (-1: a new one of size 1), keep the cells behind.
+
+    `like` is given where the result has cells; a coarse x gets a 1 for each of their dimensions.
+    """
+    if not isinstance(x, Tensor):
+        return x
+    cells = like.dim() if like is not None else 0
+    present = [p for p in places if p >= 0]
+    x = x.permute((*present, *(range(axes, axes + cells) if fine else ())))
+    for i, p in enumerate(places):
+        if p < 0:
+            x = x.unsqueeze(i)
+    return x if fine else x.reshape(*x.shape, *(1 for _ in range(cells)))
+
+
+def spread(x: Any, sizes: Sequence[int], reach: str, like: Tensor) -> Tensor:
+    """Broadcast an aligned value to axes of these sizes and to the cells of a reach."""
+    cells: tuple[int, ...] = tuple(like.shape) if reach == "element" else ()
+    if reach == "row":
+        cells = (*like.shape[:1], *(1 for _ in like.shape[1:]))
+    elif reach == "column":
+        cells = (*(1 for _ in like.shape[:1]), *like.shape[1:])
+    shape = tuple(int(n) for n in sizes) + cells
+    if isinstance(x, Tensor):
+        return x.to(like.dtype if x.is_floating_point() else x.dtype).broadcast_to(shape)
+    return torch.full(shape, x, dtype=torch.bool if isinstance(x, bool) else like.dtype, device=like.device)
+
+
+def filled(x: Any, sizes: Sequence[int]) -> Tensor:
+    """Broadcast a value of the model to axes of these sizes."""
+    x = torch.as_tensor(x, dtype=torch.float64) if not isinstance(x, Tensor) else x
+    return x.broadcast_to(tuple(int(n) for n in sizes))
+
+
+def fold_axes(x: Tensor, how: str, dims: Sequence[int]) -> Tensor:
+    """Reduce over some dimensions."""
+    return _fold(x, how, tuple(dims), False)
+
+
+def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bool) -> Tensor:
+    """Reduce over the cells of one tensor: all of them, or those of each row or column."""
+    cells = like.dim() if fine else 0
+    if over == "row":
+        return _fold(x, how, tuple(range(axes + 1, axes + cells)), True)
+    if over == "column":
+        return _fold(x, how, tuple(range(axes, axes + min(cells, 1))), True)
+    return _fold(x, how, tuple(range(axes, axes + cells)), False)
+
+
+def _fold(x: Tensor, how: str, dims: tuple[int, ...], keep: bool) -> Tensor:
+    if not dims:
+        return x
+    if how in ("sum", "max", "min"):
+        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[how]
+        return function(x, dim=dims, keepdim=keep)  # type: ignore[operator]
+    for d in sorted(dims, reverse=True):
+        x = {"any": torch.any, "all": torch.all, "prod": torch.prod}[how](x, dim=d, keepdim=keep)
+    return x
+
+
+def combine(how: str, parts: Sequence[Any]) -> Tensor:
+    """Finish a reduction over several tensors, in their order."""
+    if how == "cat":
+        return torch.cat(list(parts), dim=-1)
+    whole = torch.stack([torch.as_tensor(p) for p in parts])
+    return _fold(whole, how, (0,), False)
+
+
+EMPTY = {"max": float("-inf"), "min": float("inf"), "prod": 1.0, "all": 1.0}
+"""What a reduction of no cells gives; 0 for the others."""
+
+
+def quantile(x: Tensor, q: Any, dim: int) -> Tensor:
+    return torch.quantile(x, torch.as_tensor(q, dtype=x.dtype), dim=dim)
+
+
+def contract(equation: str, a: Tensor, b: Tensor, axes: Sequence[int]) -> Tensor:
+    """Products summed over the cells of one tensor; `axes` counts the leading axes of each."""
+    a, b = (x.flatten(n) if x.dim() > n else x.unsqueeze(-1) for x, n in zip((a, b), axes, strict=True))
+    return torch.einsum(equation, a, b)
+
+
+def matrix(x: Tensor, axes: int, like: Tensor) -> Tensor:
+    """The cells of a tensor as a matrix: the first dimension against the others."""
+    lead = x.shape[:axes]
+    return x.reshape(*lead, like.shape[0] if like.dim() else 1, -1) if like.numel() else x.reshape(*lead, 0, 0)
+
+
+def back(x: Tensor, axes: int, like: Tensor) -> Tensor:
+    """Cells of a matrix, or of a flat stretch, where they came from."""
+    return x.reshape(*x.shape[:axes], *like.shape)
+
+
+def flat(x: Tensor, axes: int) -> Tensor:
+    return x.reshape(*x.shape[:axes], -1)
+
+
+def choose(x: Tensor, at: Any, dim: int, many: bool) -> Tensor:
+    """The place `at` along an axis, or several places, which become the first axis."""
+    if not many:
+        return x.select(dim, int(at)) if not isinstance(at, Tensor) else x.index_select(dim, at.long().reshape(1)).squeeze(dim)
+    return x.index_select(dim, at.long()).movedim(dim, 0)
+
+
+def put(x: Tensor, at: Any, value: Any, dim: int) -> Tensor:
+    """x with its place `at` along an axis replaced."""
+    place = torch.as_tensor(at, device=x.device).long().reshape(1)
+    hit = torch.arange(x.shape[dim], device=x.device) == place
+    hit = hit.reshape(*(-1 if i == dim else 1 for i in range(x.dim())))
+    return torch.where(hit, value.unsqueeze(dim) if isinstance(value, Tensor) and value.dim() else value, x)
+
+
+def order(x: Tensor, how: str, dim: int) -> Tensor:
+    """Ranks, sorted values, running sums, ... along an axis."""
+    if how == "rank":
+        return torch.argsort(torch.argsort(x, dim=dim, stable=True), dim=dim).to(x.dtype)
+    if how in ("argmin", "argmax"):
+        return torch.argmin(x, dim=dim) if how == "argmin" else torch.argmax(x, dim=dim)
+    if how == "sort":
+        return torch.sort(x, dim=dim, stable=True).values
+    if how == "flip":
+        return torch.flip(x, (dim,))
+    return torch.roll(x, 1, dim) if how == "roll" else torch.cumsum(x, dim)
+
+
+def top(x: Tensor, amount: Any, by: str, fraction: bool, axes: int) -> Tensor:
+    """Keep the largest cells behind the leading axes, zero elsewhere; ties go by position."""
+    flat = x.reshape(*x.shape[:axes], -1)
+    count = flat.shape[-1]
+    k = max(1, int(float(amount) * count + 1e-9)) if fraction else int(float(amount))
+    score = flat.abs() if by == "abs" else flat
+    places = torch.argsort(score, dim=-1, descending=True, stable=True)[..., : min(k, count)]
+    return torch.zeros_like(flat).scatter(-1, places, flat.gather(-1, places)).reshape(x.shape)
+
+
+def eye(n: Any, like: Tensor | None) -> Tensor:
+    if like is None:
+        return torch.eye(int(n), dtype=torch.float64)
+    return torch.eye(int(n), dtype=like.dtype, device=like.device)
+
+
+def iota(n: Any) -> Tensor:
+    return torch.arange(int(n), dtype=torch.float64)
+
+
+def rows(like: Tensor) -> int:
+    return like.shape[0] if like.dim() else 1
+
+
+def columns(like: Tensor) -> int:
+    return like.numel() // max(1, rows(like))
+
+
+def length(x: Tensor, dim: int) -> int:
+    return x.shape[dim]
+
+
+# Matrices -------------------------------------------------------------------------------------
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+def matvec(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.unsqueeze(-1)).squeeze(-1)
+
+
+def solve(a: Tensor, b: Tensor, vector: bool) -> Tensor:
+    return torch.linalg.solve(a, b.unsqueeze(-1)).squeeze(-1) if vector else torch.linalg.solve(a, b)
+
+
+def polar(x: Tensor) -> Tensor:
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    return u @ v
+
+
+def sqrtm(x: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(x)
+    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+
+
+def decompose(x: Tensor, how: str, part: int) -> Tensor:
+    """One factor of eigh, qr or svd."""
+    if how == "svd":
+        return torch.linalg.svd(x, full_matrices=False)[part]
+    return (torch.linalg.eigh(x) if how == "eigh" else torch.linalg.qr(x))[part]
+
+
+def lstsq(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.lstsq(a, b.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)

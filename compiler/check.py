@@ -1,0 +1,179 @@
+"""A syntax tree and a registry become a typed graph, or diagnostics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import syntax as s
+from .bounds import BOUNDS, complaint
+from .ir import Domain, Graph, OptionInfo
+from .oracles import PARTS, objective
+from .primitive import Declaration, NoLibrary, Registry, from_syntax
+from .scope import POISON, Context, Function, Scope, SlotRef, Stop, constant
+from .source import CompileError, Diagnostic, nearest
+from .statements import block
+from .types import Axis, Type
+
+
+def check(file: s.File, registry: Registry | None = None, rule: str = "") -> Graph:
+    """The graph of a rule of the file (the last one, unless it is named)."""
+    rules = {r.name: r for r in file.items if isinstance(r, s.Rule)}
+    if not rules:
+        raise CompileError([Diagnostic("E218", "the file has no rule", file.span, "a rule is `rule name(options):`")])
+    if rule and rule not in rules:
+        raise CompileError([Diagnostic("E201", f"unknown rule `{rule}`", file.span, nearest(rule, rules))])
+    tree = rules[rule] if rule else list(rules.values())[-1]
+    return check_rule(tree, file, registry or NoLibrary())
+
+
+def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
+    """Read one rule; read it twice where it names slots of steps that stand further down."""
+    ctx = _read(tree, file, registry, {})
+    if ctx.forward and not ctx.diagnostics:
+        ctx = _read(tree, file, registry, ctx.graph.slots)
+        missing = [p for p in ctx.forward if p not in ctx.graph.slots]
+        for path in missing:
+            ctx.diagnostics.append(
+                Diagnostic("E202", f"unknown slot `{path}`", tree.span, nearest(path, ctx.graph.slots))
+            )
+    if ctx.diagnostics:
+        order = sorted(ctx.diagnostics, key=lambda d: (d.span.row, d.span.column))
+        raise CompileError(order)
+    return ctx.graph
+
+
+def locals_of(file: s.File) -> dict[str, Declaration]:
+    """The primitives, bundles and externs that a file defines for itself."""
+    result: dict[str, Declaration] = {}
+    for item in file.items:
+        if isinstance(item, s.Primitive):
+            result[item.name] = from_syntax(item, "this file")
+        elif isinstance(item, s.Bundle):
+            result[item.name] = Declaration("function", item.name, tree=item, doc=item.doc)
+    return result
+
+
+def _read(tree: s.Rule, file: s.File, registry: Registry, known: Any) -> Context:
+    graph = Graph(tree.name, tree.doc or file.doc, workers=tree.workers)
+    ctx = Context(graph, registry, locals_of(file), known_slots=dict(known))
+    scope = Scope()
+    scope.block = scope
+    ctx.aliases = {st.alias for st in _all(tree.body) if isinstance(st, s.Step) and st.alias}
+    _targets(ctx, scope, tree)
+    externs(ctx, scope, file)
+    for name, type in PARTS.items():
+        scope.names[name] = objective(ctx, name, type, declare=False)
+    scope.names["loss"] = objective(ctx, "loss", Type("model"), declare=False)
+    try:
+        for option in tree.options:
+            scope.names[option.name] = _option(ctx, option)
+    except Stop:
+        return ctx
+    body = [st for st in tree.body if not (isinstance(st, s.Declare) and st.kind == "target")]
+    try:
+        block(ctx, scope, body)
+    except Stop:
+        return ctx
+    _finish(ctx)
+    return ctx
+
+
+def _all(body: tuple[s.Statement, ...]) -> list[s.Statement]:
+    result: list[s.Statement] = []
+    for statement in body:
+        result.append(statement)
+        for part in ("body", "orelse"):
+            result.extend(_all(getattr(statement, part, ())))
+    return result
+
+
+def _targets(ctx: Context, scope: Scope, tree: s.Rule) -> None:
+    """Declared targets, or `w` for all parameters."""
+    declared = [slot for st in tree.body if isinstance(st, s.Declare) and st.kind == "target" for slot in st.slots]
+    names: list[str] = []
+    for slot in declared or [s.Slot("w")]:
+        domain = slot.name
+        type = Type("element", (), domain)
+        ctx.declare(slot.name, "target", type, None, slot.span)
+        where = _target_condition(ctx, slot)
+        ctx.graph.domains[domain] = Domain(domain, "", where, tuple(names))
+        ctx.domain_key[domain] = slot.name
+        ctx.targets.append(slot.name)
+        scope.names[slot.name] = SlotRef(slot.name)
+        names.append(domain)
+    scope.target = ctx.targets[0]
+    scope.names["w"] = SlotRef(scope.target)
+
+
+def _target_condition(ctx: Context, slot: s.Slot) -> Any:
+    from .expressions import node
+
+    if slot.value is None or (isinstance(slot.value, s.Name) and slot.value.id == "other"):
+        return None
+    try:
+        return node(ctx, Scope(target=slot.name), slot.value, "a condition on parameters")
+    except Stop:
+        return None
+
+
+def _option(ctx: Context, option: s.Option) -> Any:
+    """An option of the rule: read from the parameter group at every step."""
+    from .expressions import evaluate
+
+    if option.bound and option.bound not in BOUNDS:
+        ctx.unknown("bound", option.bound, BOUNDS, option.span, "E208")
+    if option.default is None:
+        ctx.graph.options[option.name] = OptionInfo(option.name, option.bound, None, option.span)
+        return ctx.graph.add("option", type=Type("group"), known=1, span=option.span, name=option.name)
+    value = evaluate(ctx, Scope(), option.default)
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [constant(v) for v in values]
+    if any(n is None for n in numbers):
+        return value  # a function or a bundle: fixed while compiling
+    default = tuple(numbers) if isinstance(value, tuple) else numbers[0]
+    wrong = complaint(option.bound, default)
+    if wrong:
+        ctx.error("E208", f"`{option.name}` {wrong}", option.span)
+    ctx.graph.options[option.name] = OptionInfo(option.name, option.bound, default, option.span)
+    nodes = [
+        ctx.graph.add("option", type=Type("group", logical=isinstance(n, bool)), known=1, span=option.span,
+                      name=option.name, place=i if isinstance(value, tuple) else -1)
+        for i, n in enumerate(numbers)
+    ]  # fmt: skip
+    return tuple(nodes) if isinstance(value, tuple) else nodes[0]
+
+
+def externs(ctx: Context, scope: Scope, file: s.File) -> None:
+    """`extern f(a, b) -> type`: an opaque pure function that the host supplies by name."""
+    from .scope import Arguments, as_node
+
+    for item in file.items:
+        if not isinstance(item, s.Extern):
+            continue
+        axes = tuple(Axis(a.name, None, a.primes) for a in item.type.axes)
+        type = Type(item.type.reach, axes, ctx.targets[0] if item.type.reach != "model" else "")
+        ctx.graph.externs[item.name] = type
+
+        def apply(given: Arguments, span: Any, name: str = item.name, type: Type = type) -> Any:
+            values = [as_node(ctx, v, span) for v in (*given.positional, *given.named.values())]
+            return ctx.graph.add("extern", *values, type=type, span=span, name=name)
+
+        scope.names[item.name] = Function(f"`{item.name}`", apply)
+
+
+def _finish(ctx: Context) -> None:
+    """The last version of each slot is what the step writes."""
+    graph = ctx.graph
+    for key, slot in ctx.slot_of.items():
+        value = ctx.flow.get(key)
+        if value is not None and not (value.op == "read" and value["slot"] == slot):
+            graph.writes[slot] = value
+    graph.always = frozenset(ctx.always)
+    if not graph.writes and not ctx.diagnostics:
+        ctx.diagnostics.append(
+            Diagnostic("E219", f"`{graph.name}` changes nothing", ctx.graph.slots[ctx.targets[0]].span,
+                       "end the rule with `step lr`, or write `w <- ...`")
+        )  # fmt: skip
+
+
+__all__ = ["POISON", "check", "check_rule", "locals_of"]

@@ -1,0 +1,241 @@
+"""Derivatives of functions that a rule writes: expanded into the graph, down to the oracles.
+
+Reverse and forward mode share one table: the partials of `ops.OPS`, which are written in the language.
+At an oracle the derivative is again an oracle: of a value its gradient (or vjp), of a gradient the
+Hessian-vector product. Every captured name is a constant, because only the variable is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+from . import syntax as s
+from .ir import Node, inputs_of, postorder
+from .ops import OPS
+from .scope import Context, Scope
+from .source import Source, Span
+from .types import MODEL, Axis, Type, finer, union
+
+
+@cache
+def _partials(op: str) -> tuple[s.Expr | None, ...]:
+    from .parse import parse_expression
+
+    return tuple(
+        parse_expression(Source(f"<derivative of {op}>", text)) if text else None
+        for text in OPS[op].partials
+    )
+
+
+def _partial(ctx: Context, node: Node, place: int) -> Node | None:
+    from .expressions import node as as_value
+
+    rows = _partials(node.op)
+    expr = rows[place] if rows else None
+    if expr is None:
+        return None
+    scope = Scope()
+    scope.names.update(zip("abc", node.inputs, strict=False))
+    scope.names["r"] = node
+    return as_value(ctx, scope, expr)
+
+
+def depends(root: Node, x: Node) -> dict[Node, bool]:
+    """For each node under the root whether it depends on x, inputs first."""
+    result: dict[Node, bool] = {}
+    for node in postorder([root]):
+        result[node] = node is x or any(result[i] for i in inputs_of(node))
+    return result
+
+
+def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) -> Node:
+    """The transposed derivative of `result` by `x`, times `seed` (1 where `result` is a scalar)."""
+    if seed is None and (result.type.reach != "model" or result.type.axes):
+        ctx.error("E306", f"a gradient is of a number over the model, and this is {result.type}", span,
+                  "sum it, or use `vjp` with a weight for each entry")  # fmt: skip
+    active = depends(result, x)
+    adjoint: dict[Node, Node] = {result: seed or ctx.graph.const(1.0, span)}
+    for node in reversed([n for n in active if active[n] and n is not x]):
+        if node not in adjoint:
+            continue
+        rule = _REVERSE.get(node.op, _map_reverse if node.op in OPS else None)
+        if rule is None:
+            ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
+        for source, part in rule(ctx, node, adjoint[node], active):
+            part = fit(ctx, part, source.type, span)
+            adjoint[source] = (
+                ctx.map("add", adjoint[source], part, span=span) if source in adjoint else part
+            )
+    return ctx.expand(adjoint.get(x, ctx.graph.const(0.0)), x.type, span)
+
+
+def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
+    """Sum an adjoint over what its operand was broadcast over."""
+    extra = tuple(a for a in value.type.axes if not any(a.same(b) for b in type.axes))
+    if extra:
+        kept = tuple(a for a in value.type.axes if a not in extra)
+        value = ctx.graph.add(
+            "reduce", value, type=replace(value.type, axes=kept), span=span, how="sum",
+            over=tuple(map(_name, extra)),
+        )  # fmt: skip
+    if finer(value.type.reach, type.reach) != type.reach:
+        total = Type(type.reach, value.type.axes, type.domain)
+        value = ctx.graph.add("reduce", value, type=total, span=span, how="sum", over=type.reach)
+    return value
+
+
+def _name(axis: Axis) -> str:
+    return axis.name + "'" * axis.primes
+
+
+Parts = list[tuple[Node, Node]]
+
+
+def _map_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    parts = []
+    for place, source in enumerate(node.inputs):
+        if not active[source]:
+            continue
+        partial = _partial(ctx, node, place)
+        if partial is None:
+            continue
+        # the full cells of the result count, also where adjoint and partial are both coarser
+        part = ctx.map("mul", adjoint, partial, span=node.span)
+        parts.append((source, ctx.expand(part, _full(part.type, node.type), node.span)))
+    return parts
+
+
+def _full(part: Type, node: Type) -> Type:
+    return replace(node, axes=union(part.axes, node.axes), logical=False)
+
+
+def _reduce_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    source = node.inputs[0]
+    if node["how"] == "sum":
+        part = adjoint
+    elif node["how"] in ("max", "min"):
+        hit = ctx.map("eq", source, node, span=node.span)
+        part = ctx.map("where", hit, adjoint, ctx.graph.const(0.0), span=node.span)
+    else:
+        return []
+    return [(source, ctx.expand(part, _full(part.type, source.type), node.span))]
+
+
+def _contract_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    a, b = node.inputs
+    return [
+        (x, ctx.map("mul", adjoint, other, span=node.span))
+        for x, other in ((a, b), (b, a))
+        if active[x]
+    ]
+
+
+def _value_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    at = node.inputs[0]
+    parts = []
+    for target, point in zip(at["targets"], at.inputs, strict=False):
+        if not active[point]:
+            continue
+        own = ctx.graph.objectives[at["objective"]].axes
+        if own:
+            axes = tuple(a for a in adjoint.type.axes if not any(a.same(b) for b in own))
+            axes = union(at.type.axes, axes)
+            g = ctx.graph.add("vjp", at, ctx.expand(adjoint, node.type, node.span),
+                              type=replace(point.type, axes=axes), span=node.span, wrt=target)  # fmt: skip
+        else:
+            g = ctx.graph.add("gradient", at, type=replace(point.type, axes=at.type.axes),
+                              span=node.span, wrt=target)  # fmt: skip
+            g = ctx.map("mul", adjoint, g, span=node.span)
+        parts.append((point, g))
+    return parts
+
+
+def _gradient_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    at = node.inputs[0]
+    vector = ctx.expand(adjoint, replace(node.type, axes=adjoint.type.axes), node.span)
+    return [
+        (point, ctx.graph.add("hvp", at, vector, type=replace(point.type, axes=adjoint.type.axes),
+                              span=node.span, wrt=target, of=node["wrt"]))
+        for target, point in zip(at["targets"], at.inputs, strict=False)
+        if active[point]
+    ]  # fmt: skip
+
+
+def _merge_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    zero = ctx.graph.const(0.0)
+    whole = ctx.merge(adjoint, {d: ctx.expand(zero, p.type, node.span) for d, p in
+                                zip(node["domains"], node.inputs[1:], strict=True)}, node.span)  # fmt: skip
+    parts = [(node.inputs[0], whole)] if active[node.inputs[0]] else []
+    for domain, part in zip(node["domains"], node.inputs[1:], strict=True):
+        if active[part]:
+            parts.append((part, ctx.restrict(adjoint, domain)))
+    return parts
+
+
+def _same_cells(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    return [(node.inputs[0], adjoint)]
+
+
+def _nothing(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    return []
+
+
+_REVERSE: dict[str, Callable[[Context, Node, Node, dict[Node, bool]], Parts]] = {
+    "reduce": _reduce_reverse,
+    "contract": _contract_reverse,
+    "expand": _same_cells,
+    "value": _value_reverse,
+    "gradient": _gradient_reverse,
+    "merge": _merge_reverse,
+    "evaluate": _nothing,
+}
+
+
+def forward(ctx: Context, result: Node, x: Node, tangent: Node, span: Span) -> Node:
+    """The derivative of `result` along a tangent of `x`."""
+    active = depends(result, x)
+    along: dict[Node, Node] = {x: tangent}
+    for node, on in active.items():
+        if not on or node is x or node.op == "evaluate":
+            continue
+        along[node] = _tangent(ctx, node, along, active, span)
+    return ctx.expand(along.get(result, ctx.graph.const(0.0)), result.type, span)
+
+
+def _tangent(ctx: Context, node: Node, along: dict[Node, Node], active: dict[Node, bool], span: Span) -> Node:
+    total: Node | None = None
+    parts = []
+    if node.op in OPS:
+        for place, source in enumerate(node.inputs):
+            partial = _partial(ctx, node, place) if active[source] else None
+            if partial is not None:
+                parts.append(ctx.map("mul", partial, along[source], span=span))
+    elif node.op in ("value", "gradient"):
+        at = node.inputs[0]
+        for target, point in zip(at["targets"], at.inputs, strict=False):
+            if active[point]:
+                parts.append(_oracle_tangent(ctx, node, at, target, along[point], span))
+    elif node.op in ("reduce", "expand", "merge", "restrict") and node.get("how", "sum") == "sum":
+        zero = ctx.graph.const(0.0)
+        inputs = [
+            along[i] if active[i] else ctx.expand(zero, replace(i.type, logical=False), span)
+            for i in node.inputs
+        ]
+        parts.append(ctx.graph.rebuild(node, tuple(inputs)))
+    else:
+        ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
+    for part in parts:
+        total = part if total is None else ctx.map("add", total, part, span=span)
+    return total if total is not None else ctx.graph.const(0.0)
+
+
+def _oracle_tangent(ctx: Context, node: Node, at: Node, target: str, tangent: Node, span: Span) -> Node:
+    if node.op == "gradient":
+        return ctx.graph.add("hvp", at, tangent, type=node.type, span=span, wrt=node["wrt"], of=target)
+    axes = union(node.type.axes, tangent.type.axes)
+    return ctx.graph.add("jvp", at, tangent, type=replace(node.type, axes=axes), span=span, wrt=target)
+
+
+__all__ = ["MODEL", "forward", "reverse"]

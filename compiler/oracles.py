@@ -1,0 +1,228 @@
+"""Oracles: pure functions of point, data and seed that the training loop supplies.
+
+An objective at a point is one `evaluate` node; its value, gradient and products with curvature are
+read off it, so that equal points are evaluated once. The gradient of a function that is written in
+the rule is expanded symbolically down to such nodes (`differentiate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from . import syntax as s
+from .differentiate import forward, reverse
+from .ir import Node
+from .scope import Arguments, Context, Function, Scope, as_node
+from .source import Span
+from .types import DATA, EVALUATION, MODEL, Axis, Type, union
+
+PARTS = {
+    "outputs": Type("model", (Axis("examples"), Axis("classes"))),
+    "residual": Type("model", (Axis("residuals"),)),
+}
+"""Parts of a loss that a loop may give, usable without a declaration."""
+
+
+def objective(ctx: Context, name: str, type: Type, declare: bool = True) -> Function:
+    """The function that a loss is; an undeclared one is asked of the loop only where it is used."""
+    if declare:
+        ctx.graph.objectives[name] = type
+
+    def apply(given: Arguments, span: Span) -> Node:
+        ctx.graph.objectives.setdefault(name, type)
+        return value_at(ctx, name, evaluation(ctx, name, given, span), span)
+
+    return Function(f"`{name}`", apply, objective=name)
+
+
+def value_at(ctx: Context, name: str, at: Node, span: Span) -> Node:
+    type = ctx.graph.objectives[name]
+    axes = union(at.type.axes, type.axes)
+    return ctx.graph.add("value", at, type=Type(type.reach, axes), span=span)
+
+
+def evaluation(ctx: Context, name: str, given: Arguments, span: Span) -> Node:
+    """An objective at a point; targets that are not named stand at their current version."""
+    points = {key: ctx.flow[key] for key in ctx.targets}
+    for value in given.positional:
+        place(ctx, points, as_node(ctx, value, span, "a point"), "", span)
+    data = ctx.batch
+    seed: tuple[Node, ...] = ()
+    for key, value in given.named.items():
+        if key == "on":
+            data = as_node(ctx, value, span)
+        elif key == "seed":
+            seed = (as_node(ctx, value, span),)
+        elif key in ctx.flow:
+            place(ctx, points, as_node(ctx, value, span, "a point"), key, span)
+        elif key != "stats":
+            ctx.unknown("target", key, ctx.targets, given.spans.get(key, span))
+    if data is None:
+        data = ctx.graph.add("batch", type=DATA, known=1)
+    axes: tuple[Axis, ...] = data.type.axes
+    for point in points.values():
+        axes = union(axes, point.type.axes)
+    return ctx.graph.add(
+        "evaluate", *points.values(), data, *seed, type=replace(EVALUATION, axes=axes), span=span,
+        objective=name, targets=tuple(points),
+    )  # fmt: skip
+
+
+def place(ctx: Context, points: dict[str, Node], value: Node, key: str, span: Span) -> None:
+    """Put a point where it belongs: the target that its cells are of."""
+    key = key or ctx.domain_key.get(value.type.domain, ctx.targets[0])
+    type = ctx.flow[key].type
+    if value.type.reach not in ("element", "row", "column", "tensor") and value.type.domain == "":
+        value = ctx.expand(value, replace(type, axes=value.type.axes), span)
+    elif value.type.reach != "element":
+        value = ctx.expand(value, replace(type, axes=value.type.axes), span)
+    root, whole = ctx.whole(key, value, span)
+    points[root] = whole
+
+
+def gradient_of(
+    ctx: Context, scope: Scope, function: Function, points: list[Any], given: Arguments, span: Span
+) -> Node:
+    """The gradient of a function by a target, at a point or where the targets stand."""
+    key = given.wrt or scope.target
+    if key not in ctx.flow:
+        ctx.unknown("target", key, ctx.targets, span)
+    if function.objective:
+        declared(ctx, function.objective)
+        at = evaluation(ctx, function.objective, replace_points(given, points), span)
+        return read_gradient(ctx, function.objective, at, key, span)
+    point = as_node(ctx, points[0], span) if points else ctx.flow[key]
+    return at_point(ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), None, x, span))
+
+
+def declared(ctx: Context, name: str) -> None:
+    ctx.graph.objectives.setdefault(name, PARTS.get(name, Type("model")))
+
+
+def replace_points(given: Arguments, points: list[Any]) -> Arguments:
+    return Arguments(points, given.named, given.spans)
+
+
+def _apply(ctx: Context, function: Function, x: Node, span: Span) -> Node:
+    return as_node(ctx, function.apply(Arguments([x], {}), span), span)
+
+
+def at_point(ctx: Context, point: Node, span: Span, build: Any) -> Node:
+    """Build something of a fresh variable, then put the point in its place."""
+    from .ir import substitute
+
+    ctx.streams += 1
+    x = ctx.graph.add("parameter", type=point.type, known=2, span=span, stream=ctx.streams)
+    result = build(x)
+    return substitute(ctx.graph, [result], {x: point})[result]
+
+
+def read_gradient(ctx: Context, name: str, at: Node, key: str, span: Span) -> Node:
+    root = key
+    while root in ctx.routed:
+        root = ctx.routed[root]
+    type = ctx.graph.objectives[name]
+    axes = union(at.type.axes, type.axes)
+    domain = ctx.flow[root].type.domain
+    g = ctx.graph.add("gradient", at, type=Type("element", axes, domain), span=span, wrt=root)
+    return ctx.restrict(g, ctx.flow[key].type.domain)
+
+
+def _split(ctx: Context, scope: Scope, given: Arguments, span: Span, what: str) -> tuple[Function, Node, Node]:
+    """The arguments of hvp, jvp and vjp: a function, a point (or where the target stands), a vector."""
+    values = list(given.positional)
+    function = values.pop(0) if values and isinstance(values[0], Function) else None
+    if function is None:
+        from .calls import current
+
+        function = current(ctx, scope, "loss", span)
+    key = given.wrt or scope.target
+    if len(values) == 1:
+        values.insert(0, ctx.flow[key])
+    if len(values) != 2:
+        ctx.error("E205", f"`{what}` takes a function, a point and a vector", span)
+    return function, as_node(ctx, values[0], span), as_node(ctx, values[1], span)
+
+
+def _spread(ctx: Context, key: str, vector: Node, span: Span) -> tuple[str, Node]:
+    """A vector over a routed part as one over the whole target, zero elsewhere."""
+    key = ctx.domain_key.get(vector.type.domain, key)
+    type = replace(ctx.flow[key].type, axes=vector.type.axes)
+    vector = ctx.expand(vector, type, span)
+    while key in ctx.routed:
+        parent = ctx.routed[key]
+        t = replace(ctx.flow[parent].type, axes=vector.type.axes)
+        zero = ctx.expand(ctx.graph.const(0.0), t, span)
+        vector, key = ctx.merge(zero, {vector.type.domain: vector}, span), parent
+    return key, vector
+
+
+def hvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
+    """`hvp(loss, w, v)`: the Hessian at w times v."""
+    function, point, vector = _split(ctx, scope, given, span, "hvp")
+    key = given.wrt or scope.target
+    if function.objective:
+        declared(ctx, function.objective)
+        at = evaluation(ctx, function.objective, replace_points(given, [point]), span)
+        root, whole = _spread(ctx, key, vector, span)
+        type = replace(whole.type, axes=union(at.type.axes, whole.type.axes))
+        result = ctx.graph.add("hvp", at, whole, type=type, span=span, wrt=root, of=root)
+        return ctx.restrict(result, ctx.flow[key].type.domain)
+
+    def build(x: Node) -> Node:
+        g = reverse(ctx, _apply(ctx, function, x, span), None, x, span)
+        product = ctx.map("mul", g, vector, span=span)
+        total = ctx.graph.add("reduce", product, type=MODEL, span=span, how="sum", over="model")
+        return reverse(ctx, total, None, x, span)
+
+    return at_point(ctx, point, span, build)
+
+
+def jvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
+    """`jvp(f, w, v)`: the derivative of f at w along v."""
+    function, point, vector = _split(ctx, scope, given, span, "jvp")
+    vector = ctx.expand(vector, replace(point.type, axes=vector.type.axes), span)
+    return at_point(
+        ctx, point, span, lambda x: forward(ctx, _apply(ctx, function, x, span), x, vector, span)
+    )
+
+
+def vjp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
+    """`vjp(f, w, u)`: the transposed derivative of f at w times u."""
+    function, point, vector = _split(ctx, scope, given, span, "vjp")
+    return at_point(
+        ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), vector, x, span)
+    )
+
+
+def jacobian(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
+    """`jacobian(f, w)`: element[axes of f], for an objective with axes."""
+    values = list(given.positional)
+    function = values.pop(0)
+    if not isinstance(function, Function) or not function.objective:
+        ctx.error("E306", "`jacobian` takes an objective that the loop supplies", span)
+    return gradient_of(ctx, scope, function, values, given, span)
+
+
+OBJECTIVE_METHODS = {"hvp": hvp, "jvp": jvp, "vjp": vjp, "jacobian": jacobian}
+
+
+def named_oracle(ctx: Context, slot: s.Slot, type: Type) -> Function:
+    """`oracle score(x, condition): element`: a function that the loop supplies under this name."""
+    ctx.graph.oracles[slot.name] = type
+
+    def apply(given: Arguments, span: Span) -> Node:
+        values = [as_node(ctx, v, span) for v in given.positional]
+        for name in slot.parameters[len(values) :]:
+            if name not in given.named:
+                ctx.error("E207", f"`{slot.name}` needs its input `{name}`", span)
+            values.append(as_node(ctx, given.named[name], span))
+        axes = type.axes
+        for value in values:
+            axes = union(axes, value.type.axes)
+        return ctx.graph.add(
+            "oracle", *values, type=replace(type, axes=axes), span=span, name=slot.name
+        )
+
+    return Function(f"`{slot.name}`", apply)

@@ -1,0 +1,128 @@
+"""Arithmetic on Python floats that never raises: what torch would give in float64.
+
+Constants are folded with it, and the scalars that the host knows (bias corrections, schedules) are
+computed with it once a step in double.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+inf, nan = math.inf, math.nan
+
+
+def div(a: float, b: float) -> float:
+    if b == 0:
+        return nan if a == 0 or a != a else math.copysign(inf, a) * math.copysign(1.0, b)
+    return a / b
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, and 0 where the divisor is 0."""
+    return 0.0 if b == 0 else a / b
+
+
+def mod(a: float, b: float) -> float:
+    return nan if b == 0 or math.isinf(a) else a % b
+
+
+def pow(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return -inf if a < 0 and b % 2 == 1 else inf
+    except ValueError:  # 0 to a negative power, or a root of a negative number
+        return inf if a == 0 else nan
+
+
+def sign(a: float) -> float:
+    return nan if a != a else float((a > 0) - (a < 0))
+
+
+def sqrt(a: float) -> float:
+    return math.sqrt(a) if a >= 0 else nan
+
+
+def exp(a: float) -> float:
+    return inf if a > 709.782712893384 else math.exp(a)
+
+
+def ln(a: float) -> float:
+    return math.log(a) if a > 0 else -inf if a == 0 else nan
+
+
+def sin(a: float) -> float:
+    return nan if math.isinf(a) else math.sin(a)
+
+
+def cos(a: float) -> float:
+    return nan if math.isinf(a) else math.cos(a)
+
+
+def sigmoid(a: float) -> float:
+    return div(1.0, 1.0 + exp(-a))
+
+
+def floor(a: float) -> float:
+    return float(math.floor(a)) if math.isfinite(a) else a
+
+
+def ceil(a: float) -> float:
+    return float(math.ceil(a)) if math.isfinite(a) else a
+
+
+def round_even(a: float) -> float:
+    return float(round(a)) if math.isfinite(a) else a
+
+
+def maximum(a: float, b: float) -> float:
+    """The larger one; NaN in either stays."""
+    return a if a != a or (b == b and a >= b) else b
+
+
+def minimum(a: float, b: float) -> float:
+    return a if a != a or (b == b and a <= b) else b
+
+
+def where(c: float, a: float, b: float) -> float:
+    return a if c else b
+
+
+HOST: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": div,
+    "ratio": ratio,
+    "mod": mod,
+    "pow": pow,
+    "neg": lambda a: -a,
+    "abs": abs,
+    "sign": sign,
+    "sqrt": sqrt,
+    "exp": exp,
+    "ln": ln,
+    "sin": sin,
+    "cos": cos,
+    "tanh": math.tanh,
+    "sigmoid": sigmoid,
+    "erf": math.erf,
+    "floor": floor,
+    "ceil": ceil,
+    "round": round_even,
+    "max": maximum,
+    "min": minimum,
+    "where": where,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": lambda a, b: bool(a) and bool(b),
+    "or": lambda a, b: bool(a) or bool(b),
+    "not": lambda a: not a,
+    "isfinite": math.isfinite,
+}
+"""One function a row of ops.OPS."""

@@ -1,0 +1,266 @@
+"""What names mean while a rule is read: scopes, the values that are not nodes, the flow of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from . import syntax as s
+from .ir import Graph, Node, Slot
+from .primitive import Declaration, Registry
+from .source import Diagnostic, Span, nearest
+from .types import Axis, Type, TypeClash, coarser_or_equal, finer, meet
+
+
+class Stop(Exception):
+    """The statement at hand cannot be read further; its diagnostic is recorded already."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A value that can be called: a lambda, an objective, a gradient field, a primitive, a builtin.
+
+    `apply(arguments, span)` gets the evaluated arguments. `what` is how errors call it.
+    `objective` is set for the objectives that the training loop supplies.
+    """
+
+    what: str
+    apply: Callable[[Arguments, Span], Any]
+    objective: str = ""
+
+
+@dataclass
+class Arguments:
+    """Evaluated arguments: positional ones and named ones, with the spans for errors."""
+
+    positional: list[Any]
+    named: dict[str, Any]
+    spans: dict[int | str, Span] = field(default_factory=dict)
+    wrt: str = ""
+
+
+@dataclass(frozen=True)
+class SlotRef:
+    """A name that stands for the current version of a slot; `key` is its place in the flow."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class AxisName:
+    """A bare name of an axis: `over = losses`, `eye(losses)`."""
+
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class Members:
+    """A bundle of functions, or the slots of an instance (`sgd.m`)."""
+
+    what: str
+    values: dict[str, Any]
+
+
+POISON = object()
+"""The value of a name whose statement was wrong: using it stops without a second message."""
+
+
+@dataclass
+class Scope:
+    """Names of one block; looked up outwards."""
+
+    parent: Scope | None = None
+    names: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+    target: str = "w"
+    in_primitive: bool = False
+    block: Scope | None = None
+
+    def child(self, **more: Any) -> Scope:
+        return Scope(self, {}, **{"path": self.path, "target": self.target,
+                                  "in_primitive": self.in_primitive, "block": self.block,
+                                  **more})  # fmt: skip
+
+    def find(self, name: str) -> Any:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.parent
+        return None
+
+    def visible(self) -> Iterator[str]:
+        scope: Scope | None = self
+        while scope is not None:
+            yield from scope.names
+            scope = scope.parent
+
+
+@dataclass
+class Context:
+    """All that is shared while one rule becomes a graph."""
+
+    graph: Graph
+    registry: Registry
+    local: dict[str, Declaration]
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    flow: dict[str, Node] = field(default_factory=dict)
+    slot_of: dict[str, str] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
+    instances: dict[str, dict[str, str]] = field(default_factory=dict)
+    known_slots: dict[str, Slot] = field(default_factory=dict)
+    forward: set[str] = field(default_factory=set)
+    always: set[str] = field(default_factory=set)
+    targets: list[str] = field(default_factory=list)
+    routed: dict[str, str] = field(default_factory=dict)
+    aliases: set[str] = field(default_factory=set)
+    axes: dict[str, Axis] = field(default_factory=dict)
+    domain_key: dict[str, str] = field(default_factory=dict)
+    loops: list[Node] = field(default_factory=list)
+    conditions: list[Node] = field(default_factory=list)
+    batch: Node | None = None
+    streams: int = 0
+    depth: int = 0
+    writes: int = 0
+    statements: int = 0
+
+    def error(self, code: str, message: str, span: Span, help: str = "") -> NoReturn:
+        """Record what is wrong and give up on this statement."""
+        diagnostic = Diagnostic(code, message, span, help)
+        if diagnostic not in self.diagnostics:
+            self.diagnostics.append(diagnostic)
+        raise Stop
+
+    def unknown(self, what: str, name: str, known: Any, span: Span, code: str = "E201") -> NoReturn:
+        self.error(code, f"unknown {what} `{name}`", span, nearest(name, known))
+
+    @contextmanager
+    def deeper(self, span: Span) -> Iterator[None]:
+        """Bound the nesting of calls: a function that calls itself never ends."""
+        if self.depth > 60:
+            self.error("E209", "functions call each other without end", span)
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    # Nodes --------------------------------------------------------------------------------
+
+    def map(self, op: str, *inputs: Node, span: Span) -> Node:
+        """An element-wise operation; the type is where its operands meet."""
+        from .ops import OPS
+
+        try:
+            type = meet([i.type for i in inputs])
+        except TypeClash as clash:
+            self.error("E301", str(clash), span)
+        row = OPS[op]
+        logical = row.logical or (op == "where" and inputs[1].type.logical and inputs[2].type.logical)
+        type = Type(type.reach, type.axes, type.domain, logical)
+        return self.graph.add(op, *inputs, type=type, span=span)
+
+    def expand(self, value: Node, type: Type, span: Span) -> Node:
+        """Broadcast a coarser value to a type (no-op where it has it)."""
+        if value.type.reach == type.reach and same_axes(value.type, type):
+            return value
+        return self.graph.add("expand", value, type=type, span=span)
+
+    def fits(self, value: Type, slot: Type) -> bool:
+        """Whether a value can be broadcast into a slot."""
+        axes = all(any(a.same(b) for b in slot.axes) for a in value.axes)
+        domain = not value.domain or value.domain == slot.domain or not slot.domain
+        return value.kind == "array" and coarser_or_equal(value.reach, slot.reach) and axes and domain
+
+    def where(self, condition: Node, yes: Node, no: Node, span: Span) -> Node:
+        return yes if yes is no else self.map("where", condition, yes, no, span=span)
+
+    # Routing --------------------------------------------------------------------------------
+
+    def restrict(self, value: Node, domain: str) -> Node:
+        """The value at the cells of a domain only."""
+        if not value.type.domain or value.type.domain == domain:
+            return value
+        if value.op == "merge" and domain in value["domains"]:
+            return value.inputs[1 + value["domains"].index(domain)]
+        type = replace(value.type, domain=domain)
+        return self.graph.add("restrict", value, type=type, span=value.span)
+
+    def merge(self, whole: Node, parts: dict[str, Node], span: Span) -> Node:
+        """The whole with the parts of some domains replaced."""
+        parts = {d: p for d, p in parts.items() if p is not self.restrict(whole, d)}
+        if not parts:
+            return whole
+        return self.graph.add(
+            "merge", whole, *parts.values(), type=whole.type, span=span, domains=tuple(parts)
+        )
+
+    def whole(self, key: str, value: Node, span: Span) -> tuple[str, Node]:
+        """A point of a routed part as a point of the whole target."""
+        while key in self.routed:
+            parent = self.routed[key]
+            value = self.merge(self.flow[parent], {value.type.domain: value}, span)
+            key = parent
+        return key, value
+
+    # Slots ----------------------------------------------------------------------------------
+
+    def fresh_path(self, name: str) -> str:
+        """A name that no other instance has: `adam`, `adam_2`, ..."""
+        path, n = name, 1
+        while path in self.paths:
+            n += 1
+            path = f"{name}_{n}"
+        self.paths.add(path)
+        return path
+
+    def declare(self, path: str, kind: str, type: Type, init: Node | None, span: Span) -> str:
+        """Add a slot and its first version to the flow; returns its key."""
+        self.graph.slots[path] = Slot(path, kind, type, init, span)
+        self.flow[path] = self.graph.add("read", type=type, known=2, span=span, slot=path)
+        self.slot_of[path] = path
+        return path
+
+
+def same_axes(a: Type, b: Type) -> bool:
+    return len(a.axes) == len(b.axes) and all(x.same(y) for x, y in zip(a.axes, b.axes, strict=True))
+
+
+def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
+    """The value as a node of the graph, or an error that says what it is instead."""
+    if isinstance(value, SlotRef):
+        return ctx.flow[value.key]
+    if isinstance(value, Node):
+        return value
+    if value is POISON:
+        raise Stop
+    if isinstance(value, bool | int | float):
+        return ctx.graph.const(value, span)
+    names = {
+        Function: "a function: call it", tuple: "a tuple: index it, like `betas[0]`",
+        AxisName: "the name of an axis", Members: "a bundle: name one of its members", str: "a text",
+    }  # fmt: skip
+    found = next((text for kind, text in names.items() if isinstance(value, kind)), "no value")
+    ctx.error("E302", f"{what} must be a value, and it is {found}", span)
+
+
+def constant(node: Any) -> float | int | bool | None:
+    """The number that a node is known to be while compiling, or None."""
+    from .scalars import HOST
+
+    if isinstance(node, bool | int | float):
+        return node
+    if not isinstance(node, Node) or node.known != 0:
+        return None
+    if node.op == "const":
+        return node["value"]
+    values = [constant(i) for i in node.inputs]
+    if node.op not in HOST or any(v is None for v in values):
+        return None
+    return HOST[node.op](*values)
+
+
+__all__ = ["Arguments", "AxisName", "Context", "Function", "Members", "POISON", "Scope", "SlotRef", "Stop",
+           "as_node", "constant", "finer", "s", "same_axes"]  # fmt: skip
