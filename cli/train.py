@@ -137,7 +137,8 @@ def train(
                 bar.update()
                 if bar.n % 10 == 0:
                     bar.set_postfix({t.run.name: f"{t.run.losses[-1]:.3g}" for t in trainees})
-            bar.set_description(f"epoch {epoch + 1}/{epochs}")
+            # How long an epoch is shows at the end of the first.
+            bar.total = bar.total or bar.n * epochs
     for trainee in trainees:
         trainee.evaluate()
     runs = [trainee.run for trainee in trainees]
