@@ -125,7 +125,7 @@ class Builder(Expressions):
         options = behind.items if behind is not None else ()
         return Sig(before.items, options, behind is not None, self.span(children))
 
-    def separated(self, children: list[Any]) -> Several | None:
+    def separated(self, children: list[Any]) -> Any:
         return children[1]
 
     separated_arguments = separated
@@ -239,8 +239,9 @@ class Builder(Expressions):
         return self.statement(s.Outcome, children, kind=str(children[0]), when=when, count=count)
 
     def value(self, children: list[Any]) -> s.Return | s.Eval:
-        kind = s.Return if children[0].type == "RETURN" else s.Eval
-        return self.statement(kind, children, value=children[1])  # type: ignore[type-var]
+        if children[0].type == "RETURN":
+            return self.statement(s.Return, children, value=children[1])
+        return self.statement(s.Eval, children, value=children[1])
 
     def metric(self, children: list[Any]) -> s.Metric:
         return self.statement(s.Metric, children, name=str(children[1]), value=children[3])

@@ -119,12 +119,12 @@ class Expressions(Transformer_NonRecursive):  # type: ignore[type-arg]
 
     typed = given = result = size = when = where = until = within = orelse = second
 
-    def alias(self, children: list[Any]) -> Token | None:
+    def alias(self, children: list[Any]) -> Any:
         return children[1]
 
     over = alias
 
-    def comma(self, children: list[Any]) -> Token | None:
+    def comma(self, children: list[Any]) -> Any:
         return children[0]
 
     def expression(self, children: list[Any]) -> Any:

@@ -102,7 +102,7 @@ def lay_out(raw: Iterable[Token], complain: Complain) -> Layout:
     """The words of a file as the grammar wants them."""
     words = list(raw)
     unclosed = match_brackets(words, complain)
-    first: list[str] = []
+    first: list[Token] = []
     lines = list(_lines(words, unclosed, first))
     for line in lines:
         line.tokens = retype(line.tokens)
@@ -189,7 +189,7 @@ def is_assignment(tokens: list[Token]) -> bool:
 # Lines and blocks -----------------------------------------------------------------------------
 
 
-def _lines(words: list[Token], unclosed: set[int], first: list[str]) -> Iterator[Line]:
+def _lines(words: list[Token], unclosed: set[int], first: list[Token]) -> Iterator[Line]:
     tokens: list[Token] = []
     inner: list[str] = []
     depth = 0
@@ -264,7 +264,7 @@ def _missing_block(at: Token) -> Iterator[Token]:
 # Comments -------------------------------------------------------------------------------------
 
 
-def _comments(lines: list[Line], first: list[str]) -> tuple[dict[int, Note], list[str]]:
+def _comments(lines: list[Line], first: list[Token]) -> tuple[dict[int, Note], list[str]]:
     """Gives every comment to a statement: the one behind, those above, those below a block."""
     notes: dict[int, Note] = {}
     carried = [text for token in first for text, _ in _comment_lines(token)]
