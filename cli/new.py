@@ -28,16 +28,6 @@ NEXT = {
     "rule": "optc check $name.opt",
     "plugin": "pip install --editable optc-$dashed && optc plugin test optc_$name",
 }
-# Words that open a statement or stand for something in every rule: no name may hide them.
-TAKEN = frozenset(
-    """
-    average bundle check clip combine communicate estimate extern monitor normalize perturb
-    precondition project regularize rule smooth step
-    always eval every input loss metric oracle other paper repeat restore snapshot state target
-    until var veto when where
-    d grad named ones over params t w workers zeros
-    """.split()
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +52,21 @@ def valid_name(text: str) -> str:
     name = text.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UsageError(f"`{text}` is no name: small letters, digits and _, a letter first")
-    if name in TAKEN or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+    if name in _taken() or keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise UsageError(f"`{text}` means something already: take another name")
     return name
+
+
+def _taken() -> set[str]:
+    """What means something in every spec: no name may hide it."""
+    from ..compiler.builtins import BUILTINS, CONSTANTS, METAS
+    from ..compiler.layout import ALWAYS_WORDS, INFIX_WORDS, LINE_WORDS, UNITS
+    from ..compiler.types import REACHES
+
+    values = {"w", "d", "t", "grad", "hvp", "params", "workers"}
+    return values.union(
+        ALWAYS_WORDS, BUILTINS, CONSTANTS, INFIX_WORDS, LINE_WORDS, METAS, REACHES, UNITS
+    )
 
 
 def write(what: str, name: str, directory: Path) -> list[Path]:

@@ -46,7 +46,7 @@ def test_nothing_is_overwritten(what, tmp_path, capsys):
     assert "is left as it is" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Fast", "3rd", "a b", "../up", "rule", "class", "w", ""])
+@pytest.mark.parametrize("name", ["Fast", "3rd", "a b", "../up", "rule", "norm", "class", "w", ""])
 def test_a_name_that_the_language_cannot_take_is_refused(name, tmp_path, capsys):
     assert new("rule", name, tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
