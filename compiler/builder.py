@@ -12,6 +12,7 @@ from lark import Token
 from . import syntax as s
 from .bounds import BOUNDS
 from .expression_builder import Expressions, Several
+from .expression_text import text
 from .source import Span
 
 
@@ -113,6 +114,7 @@ class Builder(Expressions):
             if not isinstance(member, s.Bind):
                 self.wrong("a bundle holds only `name = expression`", member.span)
         binds = tuple(member for member in members if isinstance(member, s.Bind))
+        self.distinct([(name, bind.span) for bind in binds for name in bind.names])
         return self.statement(s.Bundle, children, name=str(name), members=binds, doc=doc)
 
     def use(self, children: list[Any]) -> s.Use:
@@ -123,6 +125,7 @@ class Builder(Expressions):
     def signature(self, children: list[Any]) -> Sig:
         _, before, behind, _ = children
         options = behind.items if behind is not None else ()
+        self.distinct([(slot.name, slot.span) for slot in (*before.items, *options)])
         return Sig(before.items, options, behind is not None, self.span(children))
 
     def separated(self, children: list[Any]) -> Any:
@@ -147,6 +150,14 @@ class Builder(Expressions):
             tuple(s.Input(slot.name, slot.type, span=slot.span) for slot in inputs),
             tuple(self.option(slot) for slot in options),
         )
+
+    def distinct(self, named: Sequence[tuple[str, Span]]) -> None:
+        """Complains of a name that is given twice in one list."""
+        seen: set[str] = set()
+        for name, span in named:
+            if name in seen:
+                self.wrong(f"`{name}` stands twice", span, code="E106")
+            seen.add(name)
 
     def option(self, slot: s.Slot) -> s.Option:
         if slot.type is not None and slot.type.axes:
@@ -186,6 +197,7 @@ class Builder(Expressions):
             self.wrong("`=` has one value on its right", values.span or places.span,
                        "several values are written in lines of their own")  # fmt: skip
         names = tuple(place.id for place in places.items if isinstance(place, s.Name))
+        self.distinct([(text(place), place.span) for place in places.items])
         return self.statement(s.Bind, children, names=names, value=values.items[0])
 
     def write(self, children: list[Any]) -> s.Write:
@@ -194,6 +206,7 @@ class Builder(Expressions):
         if len(places.items) != len(values.items):
             count = f"{len(places.items)} places and {len(values.items)} values"
             self.wrong(f"this writes {count}", self.span(children))
+        self.distinct([(text(place), place.span) for place in places.items])
         return self.statement(
             s.Write, children, places=places.items, values=values.items, always=always
         )
@@ -205,10 +218,12 @@ class Builder(Expressions):
     def declare(self, children: list[Any]) -> s.Declare:
         kind = "loss" if children[0] == "losses" else str(children[0])
         slots = tuple(c for c in children if isinstance(c, s.Slot))
+        self.distinct([(slot.name, slot.span) for slot in slots])
         return self.statement(s.Declare, children, kind=kind, slots=slots)
 
     def oracle(self, children: list[Any]) -> s.Declare:
         slots = tuple(c for c in children if isinstance(c, s.Slot))
+        self.distinct([(slot.name, slot.span) for slot in slots])
         return self.statement(s.Declare, children, kind="oracle", slots=slots)
 
     def oracle_slot(self, children: list[Any]) -> s.Slot:
@@ -307,6 +322,8 @@ class Builder(Expressions):
         for argument in inputs:
             if not argument.name:
                 self.wrong("an input of a check has a name", argument.span, "write `g = ..`")
+        for side in (inputs, outputs):
+            self.distinct([(a.name, a.span) for a in side if a.name])
         within = children[-2]
         parts = [c for c in children if not (isinstance(c, Token) and c.type == "GIVEN")]
         line = self.statement(s.CheckLine, children, inputs=inputs, outputs=outputs, within=within)

@@ -20,7 +20,7 @@ LARGEST = 256 * 1024
 
 MOST_ERRORS = 20
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
 def parse(source: Source) -> s.File:
@@ -68,7 +68,7 @@ def _readable(source: Source) -> str:
 
 
 def _refuse_control(text: str, place: Any) -> None:
-    found = _CONTROL.search(text)
+    found = CONTROL.search(text)
     if found is None:
         return
     row = text.count("\n", 0, found.start()) + 1

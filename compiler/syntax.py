@@ -23,7 +23,7 @@ class Syntax:
 
 @dataclass(frozen=True)
 class Number(Syntax):
-    """`3`, `1e-8`, `inf`. An integer literal keeps being an int. `text` keeps how it was written."""
+    """`3`, `1e-8`, `inf`. An integer literal stays an int; `text` is how it was written."""
 
     value: int | float
     text: str = field(default="", compare=False)
@@ -85,7 +85,7 @@ class Argument(Syntax):
 class Call(Syntax):
     """`norm(g, over = model)`, `grad[a](train, w = w1)`: `wrt` holds the bracketed target or "".
 
-    `separator` is the number of arguments before a `;` (-1 where there is none); it carries no meaning.
+    `separator` is the number of arguments before a `;` (-1 for none); it has no meaning.
     """
 
     function: Expr
@@ -163,7 +163,7 @@ class AxisType(Syntax):
 
 @dataclass(frozen=True)
 class TypeExpr(Syntax):
-    """`element[rank(r)]`, `model`; `objective`, `field`, `data`, `bundle`, `function` for what is no array."""
+    """`element[rank(r)]`, `model`; for what is no array `objective`, `field`, `data`, `function`."""
 
     reach: str
     axes: tuple[AxisType, ...] = ()
@@ -179,7 +179,7 @@ class Input(Syntax):
 
 @dataclass(frozen=True)
 class Option(Syntax):
-    """An option of a rule or primitive; `bound` is one of `positive`, `unit`, `unit_pair`, ..., or ""."""
+    """An option of a rule or primitive; `bound` is `positive`, `unit_pair`, ..., or ""."""
 
     name: str
     bound: str = ""
@@ -319,7 +319,7 @@ class If(Statement):
 
 @dataclass(frozen=True)
 class Paper(Statement):
-    """`paper 38, "arXiv:2302.06675"`: the number in the project's list (0 if none) and an address."""
+    """`paper 38, "arXiv:2302.06675"`: its number in the project's list (0 if none) and address."""
 
     number: int = 0
     address: str = ""
@@ -422,4 +422,4 @@ KINDS = (
     "monitor",
     "function",
 )
-"""The kinds of primitives; the name of the folder under plugins/. In a rule, `step` uses stepsize."""
+"""The kinds of primitives, and of the folders of plugins/; in a rule, `step` uses stepsize."""
