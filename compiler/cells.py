@@ -78,6 +78,10 @@ def fold_axes(x: Tensor, how: str, dims: Sequence[int]) -> Tensor:
 def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bool) -> Tensor:
     """Reduce over the cells of one tensor: all of them, or those of each row or column."""
     cells = like.dim() if fine else 0
+    if how == "sum" and over not in ("row", "column") and x.is_floating_point():
+        x = x.double() if not cells else x
+        dims = tuple(range(axes, axes + cells))
+        return torch.sum(x, dim=dims, dtype=torch.float64) if dims else x
     if over == "row":
         return _fold(x, how, tuple(range(axes + 1, axes + cells)), True)
     if over == "column":

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import syntax as s
 from .bounds import BOUNDS, complaint
-from .ir import Domain, Graph, OptionInfo
+from .ir import Domain, Graph, OptionInfo, Slot
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
 from .scope import POISON, Context, Function, Scope, SlotRef, Stop, constant
@@ -169,11 +169,24 @@ def _finish(ctx: Context) -> None:
         if value is not None and not (value.op == "read" and value["slot"] == slot):
             graph.writes[slot] = value
     graph.always = frozenset(ctx.always)
+    _eval_slots(ctx)
     if not graph.writes and not ctx.diagnostics:
         ctx.diagnostics.append(
             Diagnostic("E219", f"`{graph.name}` changes nothing", ctx.graph.slots[ctx.targets[0]].span,
                        "end the rule with `step lr`, or write `w <- ...`")
         )  # fmt: skip
+
+
+def _eval_slots(ctx: Context) -> None:
+    """What evaluation holds must be in some slot between steps; if in no other, then in its own."""
+    graph = ctx.graph
+    for target, node in graph.evals.items():
+        kept = [s for s, n in graph.writes.items() if n is node and graph.slots[s].kind == "state"]
+        if not kept:
+            path = "eval" if len(ctx.targets) == 1 else f"eval.{target}"
+            graph.slots[path] = Slot(path, "state", node.type, node if node.op == "read" else ctx.graph.add(
+                "read", type=node.type, known=2, slot=target), node.span)  # fmt: skip
+            graph.writes[path] = node
 
 
 __all__ = ["POISON", "check", "check_rule", "locals_of"]

@@ -126,3 +126,15 @@ HOST: dict[str, Callable[..., float]] = {
     "isfinite": math.isfinite,
 }
 """One function a row of ops.OPS."""
+
+
+def both(a: float, b: float) -> bool:
+    return bool(a) and bool(b)
+
+
+def either(a: float, b: float) -> bool:
+    return bool(a) or bool(b)
+
+
+def same(a: float) -> float:
+    return a

@@ -1,0 +1,105 @@
+"""The one file that knows every stage, in order: text to Program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import syntax as s
+from .check import check
+from .ir import Graph, Node
+from .parse import parse
+from .primitive import Registry
+from .source import Source
+
+
+def tree(source: Source) -> s.File:
+    """The syntax tree of a text; YAML by its ending."""
+    if source.path.endswith((".yaml", ".yml")):
+        from .yaml_form import parse_yaml
+
+        return parse_yaml(source)
+    return parse(source)
+
+
+def graph(source: Source, registry: Registry | None = None, rule: str = "", after: str = "") -> Graph:
+    """The graph of a rule after a pass (all of them, unless one is named)."""
+    from .pipeline import run
+
+    return run(check(tree(source), registry, rule), after=after)
+
+
+def compile_source(source: Source, registry: Registry | None = None, rule: str = "") -> Any:
+    """The Program of a rule."""
+    return program(graph(source, registry, rule), source)
+
+
+def program(graph: Graph, source: Source | None = None) -> Any:
+    """Lower a graph to a Program; its variants are lowered when they are first needed."""
+    from .analysis import loop_level
+    from .emit.host import host_module
+    from .emit.lower import plan
+    from .passes.specialise import conditions, specialise
+    from .program import Program, SlotSpec
+    from .types import Axis
+
+    bits = conditions(graph)
+
+    def start(slot: str) -> Any:
+        init = graph.slots[slot].init
+        assert init is not None
+        alone = Graph(**{**graph.__dict__, "writes": {}, "outcomes": [], "evals": {}, "metrics": {"value": init}})
+        return plan(alone)
+
+    def sized(axis: Axis) -> Any:
+        return axis.size if isinstance(axis.size, int) else None
+
+    targets = [p for p, x in graph.slots.items() if x.kind == "target"]
+    return Program(
+        name=graph.name,
+        doc=graph.doc,
+        options={o.name: o.default for o in graph.options.values()},
+        domains={d.name: _domain(d) for d in graph.domains.values()},
+        slots={
+            p: SlotSpec(p, x.kind, x.type.reach, x.type.domain, tuple(sized(a) for a in x.type.axes),
+                        x.type.logical, _constant(x.init))
+            for p, x in graph.slots.items()
+        },
+        targets=targets,
+        objectives={k: len(t.axes) for k, t in graph.objectives.items()},
+        level=loop_level(graph),
+        inputs=tuple(graph.inputs),
+        conditions=host_module(bits),
+        plan=lambda values: plan(specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph),
+        start=start,
+        bounds={o.name: o.bound for o in graph.options.values()},
+        evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
+        origin=(source.path, source.text, graph.name) if source else None,
+    )  # fmt: skip
+
+
+def _domain(domain: Any) -> Any:
+    from .emit.host import host_module
+    from .program import Cells
+
+    if domain.where is None:
+        return Cells(domain.parent, domain.siblings, None)
+    host = host_module([domain.where])
+    return Cells(
+        domain.parent, domain.siblings,
+        lambda facts: bool(host.module.forward(*(facts(leaf) for _, leaf in host.leaves))[0]),
+    )  # fmt: skip
+
+
+def _constant(node: Node | None) -> Any:
+    """A slot's first value where it is a plain number."""
+    while node is not None and node.op == "expand":
+        node = node.inputs[0]
+    return node["value"] if node is not None and node.op == "const" else None
+
+
+def _slot_of(graph: Graph, node: Node) -> str:
+    """The slot that holds what is evaluated at, after the step."""
+    for slot, value in graph.writes.items():
+        if value is node and graph.slots[slot].kind == "state":
+            return slot
+    raise AssertionError("an eval without a slot")

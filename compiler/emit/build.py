@@ -1,0 +1,155 @@
+"""The torch.fx graph of one phase: from its anchors back to what is in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from torch import fx
+
+from .. import cells, torch_ops
+from ..ir import Node
+from ..program import Port
+from ..types import Axis
+
+LIKE = object()
+
+
+class Builder:
+    """Builds one phase. `mode`: c (kernel over elements), t (torch on one tensor), m (the model)."""
+
+    def __init__(self, low: Any, level: int, mode: str, anchors: list[Node]):
+        self.low, self.level, self.mode, self.anchors = low, level, mode, anchors
+        self.graph = fx.Graph()
+        self.ports: list[Port] = []
+        self.holders: dict[Any, fx.Node] = {}
+        self.values: dict[Node, Any] = {}
+
+    def build(self) -> tuple[fx.GraphModule, list[Port]]:
+        body = self._body()
+        for node in body:
+            if self._boundary(node):
+                self.values[node] = self._input(node)
+        for node in body:
+            if node in self.values:
+                continue
+            inputs = [self._value(i, node) for i in node.inputs]
+            self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
+        self.graph.output(tuple(self._result(a) for a in self.anchors))
+        self.graph.lint()
+        return fx.GraphModule({}, self.graph), self.ports
+
+    def _result(self, anchor: Node) -> Any:
+        value = self.values[anchor]
+        if self.low.cls[anchor] == "r" and anchor.op == "reduce" and not isinstance(value, fx.Node):
+            return value
+        return value
+
+    def _body(self) -> list[Node]:
+        """The nodes of the phase and its boundary, inputs before users."""
+        seen: set[Node] = set()
+        stack = list(self.anchors)
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if not self._boundary(node):
+                stack.extend(node.inputs)
+        return sorted(seen, key=lambda n: n.number)
+
+    def _boundary(self, node: Node) -> bool:
+        """Whether a node's value is there before the phase begins."""
+        if node in self.anchors and not (node in self.low.bound):
+            return False
+        cls = self.low.cls[node]
+        if cls in ("leaf", "host", "data", "ask", "call", "loop", "out", "route", "draw", "comm", "r"):
+            return True
+        ready = self.low.ready.get(node)
+        if ready is not None and ready < self.level:
+            return True
+        if cls in ("t", "m"):
+            return self.low.level[node] < self.level or (cls == "t") != (self.mode == "t")
+        return False
+
+    def _input(self, node: Node) -> Any:
+        """A placeholder for a value that is there; a constant is a number."""
+        if node.op == "const":
+            return node["value"]
+        if self.low.cls[node] == "host":
+            return self._holder(("host", node), _friendly(node), str(self.low.host(node)), "host")
+        reach = node.type.reach
+        how = "cell" if reach in torch_ops.FINE else reach
+        return self._holder(node, _friendly(node), self.low.name(node), how)
+
+    def _holder(self, key: Any, name: str, source: str, how: str) -> fx.Node:
+        if key not in self.holders:
+            taken = {p.name for p in self.ports}
+            fresh, n = name, 1
+            while fresh in taken:
+                n += 1
+                fresh = f"{name}_{n}"
+            # placeholders stand before everything else
+            first = next((x for x in self.graph.nodes if x.op != "placeholder"), None)
+            with self.graph.inserting_before(first) if first is not None else nullcontext():
+                holder = self.graph.placeholder(fresh)
+            holder.meta.update(reach=how, port=len(self.ports))
+            self.ports.append(Port(fresh, source, how))
+            self.holders[key] = holder
+        return self.holders[key]
+
+    def _value(self, node: Node, user: Node) -> Any:
+        value = self.values[node]
+        if user.op == "back" and node.type.reach == "model" and isinstance(value, fx.Node):
+            return self._holder(("slice", node), _friendly(node) + "_part", self.low.name(node), "slice")
+        return value
+
+    def _like(self) -> Any:
+        if self.mode == "m":
+            return None
+        return self._holder("like", "like", "", "like")
+
+    def _do(self, node: Node) -> Callable[..., Any]:
+        def do(function: Callable[..., Any], *arguments: Any) -> Any:
+            arguments = tuple(self._like() if a is LIKE else a for a in arguments)
+            made = self.graph.call_function(function, arguments)
+            made.meta.update(op=node.op, reach=node.type.reach, node=node)
+            return made
+
+        return do
+
+    def _sizes(self, axis: Axis) -> Any:
+        """The number of places of an axis, as a number or as a value of the phase."""
+        if isinstance(axis.size, int):
+            return axis.size
+        if isinstance(axis.size, Node):
+            if axis.size.op == "const":
+                return int(axis.size["value"])
+            return self._holder(("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host")
+        if axis.name == "rows":
+            return self.graph.call_function(cells.rows, (self._like(),))
+        if axis.name == "cols":
+            return self.graph.call_function(cells.columns, (self._like(),))
+        for node, value in self.values.items():
+            for place, other in enumerate(node.type.axes):
+                if other.name == axis.name and isinstance(value, fx.Node) and self._has_axis(node, other):
+                    return self.graph.call_function(cells.length, (value, place))
+        raise AssertionError(f"nothing in this phase says how many places the axis {axis.name} has")
+
+    def _has_axis(self, node: Node, axis: Axis) -> bool:
+        return self._boundary(node)
+
+
+def _friendly(node: Node) -> str:
+    """A name that a reader of the phase recognises."""
+    raw = {
+        "read": lambda: node["slot"].split(".")[-1],
+        "gradient": lambda: "grad",
+        "option": lambda: node["name"] + (f"_{node['place']}" if node.get("place", -1) >= 0 else ""),
+        "clock": lambda: node["which"],
+        "input": lambda: node["name"],
+    }.get(node.op, lambda: f"{node.op}_{node.number}")()
+    name = re.sub(r"\W", "_", raw)
+    return name if name.isidentifier() and not name[0].isdigit() else f"x_{name}"

@@ -1,0 +1,387 @@
+"""A graph becomes a plan of phases: nodes fuse while their space is the same and no cut lies between.
+
+Element-wise nodes float: they belong to no phase by themselves but are computed where their results
+are needed, from what is in memory there. What must be in memory are the anchors: writes, reductions,
+points of evaluations, inputs of matrix phases. An anchor's level is the largest number of cuts on a
+path to it; anchors of one level, domain and presence make one phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..ir import Graph, Node, Region, body_nodes, captured, inputs_of, postorder
+from ..ops import OPS
+from ..program import Call, Compute, Evaluate, Loop, Output, Plan, Port, Read, Route
+from ..types import HOST, Axis
+from .build import Builder
+from .host import host_module
+
+FLOATING = ("c", "s")
+FINE = ("element", "row", "column")
+
+
+def source_of(node: Node) -> str:
+    """The name of a value between phases."""
+    return f"slot:{node['slot']}" if node.op == "read" else f"v{node.number}"
+
+
+def label(axis: Axis) -> str:
+    return axis.name + "'" * axis.primes
+
+
+class Lowering:
+    """Lowers the roots of a graph (or a loop's body) to phases."""
+
+    def __init__(self, graph: Graph, roots: list[Node], bound: Iterable[Node] = (), hosts: list[Node] | None = None):
+        self.graph, self.roots = graph, roots
+        self.bound = set(bound)  # values that are there already: a loop's parameters and captures
+        self.hosts: list[Node] = hosts if hosts is not None else []
+        self.order = [n for n in self._reachable()]
+        self.cls: dict[Node, str] = {}
+        self.level: dict[Node, int] = {}
+        self.absent: dict[Node, bool] = {}
+        for node in self.order:
+            self.cls[node] = self._class(node)
+            self.absent[node] = self._absent(node)
+        for node in self.order:
+            self.level[node] = self._level(node)
+        self.write_level: dict[Node, int] = {}
+
+    def _reachable(self) -> list[Node]:
+        result, seen = [], set(self.bound)
+        stack = [(r, False) for r in reversed(self.roots)]
+        done: set[Node] = set()
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                result.append(node)
+            elif node not in done:
+                done.add(node)
+                stack.append((node, True))
+                if node not in seen:
+                    stack.extend((i, False) for i in reversed(inputs_of(node)))
+        return result
+
+    # Classes --------------------------------------------------------------------------------
+
+    def _class(self, n: Node) -> str:
+        """leaf, host, data, ask, call, loop, route, draw; or where it is computed: c (a kernel over
+        elements), s (a scalar, floating), t (torch, tensor by tensor), m (torch, over the model),
+        r (a reduction that ends a pass over cells)."""
+        if n in self.bound or n.op in ("read", "parameter"):
+            return "leaf"
+        if n.known <= HOST and n.type.kind == "array":
+            return "host"
+        fixed = _CLASS.get(n.op)
+        if fixed:
+            return fixed
+        reach, inputs = n.type.reach, n.inputs
+        classes = {self.cls[i] for i in inputs}
+        if n.op in ("reduce", "contract", "flat") and reach in ("group", "model") and any(
+            i.type.reach not in ("group", "model") for i in inputs
+        ):
+            return "r"
+        plain = not n.type.axes and not any(i.type.axes for i in inputs)
+        if n.op == "reduce" and n["over"] == "tensor" and plain and inputs[0].type.reach == "element":
+            return "r" if self._c_able(inputs[0]) else "t"
+        if plain and (n.op in OPS or n.op == "expand"):
+            if reach == "element":
+                return "c" if all(self._c_able(i) or i.type.reach not in FINE for i in inputs) else "t"
+            if reach in ("tensor", "group", "model"):
+                return "t" if "t" in classes and reach == "tensor" else "m" if "m" in classes else "s"
+        return "m" if reach in ("group", "model") else "t"
+
+    def _c_able(self, n: Node) -> bool:
+        return n.type.reach == "element" and not n.type.axes
+
+    def _absent(self, n: Node) -> bool:
+        """Whether the cells of a value are missing for a tensor without gradient."""
+        if n.type.reach in ("group", "model") or self.cls[n] in ("host", "leaf"):
+            return n in self.bound and n.type.reach not in ("group", "model")
+        if n.op in ("gradient", "hvp", "vjp"):
+            return True
+        if n.op == "merge":
+            return False
+        return any(self.absent.get(i, False) for i in n.inputs)
+
+    def _level(self, n: Node) -> int:
+        if self.cls[n] in ("leaf", "host"):
+            return 0
+        return max((self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level), default=0)
+
+    def _cut(self, i: Node, n: Node) -> int:
+        a, b = self.cls[i], self.cls[n]
+        if a in ("leaf", "host", "data", "none"):
+            return 0
+        if a in FLOATING and b in ("c", "s", "r"):
+            return 0
+        if a == "s" and b in ("t", "m") or a == b == "m":
+            return 0
+        if a == "t" and b in ("t", "r"):
+            return 0
+        return 0 if b == "out" else 1
+
+    # Anchors --------------------------------------------------------------------------------
+
+    def anchors(self) -> dict[Node, int]:
+        """What must be in memory, and from which level on."""
+        result: dict[Node, int] = {}
+        for n in self.order:
+            for i in inputs_of(n):
+                if i in self.cls and self._materialised(i, n):
+                    result[i] = self.level[i]
+        for n in self.roots:
+            if self.cls[n] in ("c", "s", "t", "m", "r"):
+                result[n] = max(self.level[n], self.write_level.get(n, 0))
+        return result
+
+    def _materialised(self, i: Node, n: Node) -> bool:
+        a, b = self.cls[i], self.cls[n]
+        if a == "r":
+            return True
+        if a == "c":
+            return b not in ("c", "r", "s")
+        if a == "s":
+            return b not in ("c", "s", "r", "t", "m")
+        if a in ("t", "m"):
+            same = b == a or (a == "t" and b == "r")
+            return not same or self.level[i] != self.level[n]
+        return False
+
+    def phase_key(self, n: Node, level: int) -> tuple[Any, ...]:
+        """Anchors with equal keys are computed in one phase."""
+        if self.cls[n] == "r":
+            source = next(i for i in n.inputs if i.type.reach not in ("group", "model"))
+            kernel = self.cls[source] in ("c", "leaf", "ask", "route", "draw", "t", "out") and self._kernel_sum(n, source)
+            return (level, 1, "c" if kernel else "t", source.type.domain, self.absent[source])
+        if self.cls[n] == "c":
+            return (level, 2, "c", n.type.domain, self.absent[n])
+        if n.type.reach in ("group", "model"):
+            return (level, 0, "m", "", False)
+        return (level, 1, "t", n.type.domain, self.absent[n])
+
+    def _kernel_sum(self, n: Node, source: Node) -> bool:
+        return n.op == "reduce" and self._c_able(source) and n["how"] in ("sum", "max", "min", "any", "all") and (
+            self.cls[source] != "t")  # fmt: skip
+
+    # Phases ---------------------------------------------------------------------------------
+
+    def phases(self) -> list[Any]:
+        """All phases in an order in which each finds its inputs."""
+        anchors = self.anchors()
+        groups: dict[tuple[Any, ...], list[Node]] = {}
+        for node, level in anchors.items():
+            groups.setdefault(self.phase_key(node, level), []).append(node)
+        self.ready = {n: self.phase_key(n, level)[0] for n, level in anchors.items()}
+        placed: list[tuple[tuple[Any, ...], Any]] = []
+        for key, nodes in groups.items():
+            placed.append((key, self._compute(key, nodes)))
+        for index, node in enumerate(self.order):
+            if node in self.bound:
+                continue
+            phase = self._other(node)
+            if phase is not None:
+                placed.append(((self.level[node], 3, "", "", False, index), phase))
+        placed.sort(key=lambda p: (*p[0][:2], p[0][5] if len(p[0]) > 5 else 0))
+        return [p for _, p in placed]
+
+    def _compute(self, key: tuple[Any, ...], nodes: list[Node]) -> Compute:
+        level, _, mode, space, _ = key
+        builder = Builder(self, level, mode, nodes)
+        module, inputs = builder.build()
+        outputs = [self._output(n) for n in nodes]
+        name = {"c": "elementwise", "t": "matrix", "m": "scalar"}[mode]
+        return Compute(f"{name}_{nodes[0].number}", "kernel" if mode == "c" else "torch", space, inputs, outputs, module)
+
+    def _output(self, n: Node) -> Output:
+        if self.cls[n] == "r":
+            how = "cat" if n.op == "flat" else n.get("how", "sum")
+            return Output(f"v{n.number}", n.type.reach, how)
+        reach = n.type.reach
+        return Output(f"v{n.number}", "cell" if reach in FINE else reach)
+
+    def _other(self, n: Node) -> Any:
+        cls = self.cls[n]
+        if cls == "ask":
+            return self._ask(n)
+        if cls in ("call", "data", "draw", "comm"):
+            attributes = dict(n.attrs)
+            attributes["axes"] = [(label(a), self._size(a)) for a in n.type.axes]
+            attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
+            return Call(f"{n.op}_{n.number}", n.op, [self.name(i) for i in n.inputs], f"v{n.number}", attributes)
+        if cls == "route":
+            domains = n["domains"] if n.op == "merge" else (n.type.domain,)
+            return Route(f"{n.op}_{n.number}", n.op, [self.name(i) for i in n.inputs], f"v{n.number}",
+                         n.inputs[0].type.domain, domains)  # fmt: skip
+        if cls == "loop":
+            return self._loop(n)
+        return None
+
+    def _size(self, axis: Axis) -> Any:
+        """A constant size, or the place of the host's scalar that says it."""
+        if isinstance(axis.size, Node):
+            return ("host", self.host(axis.size))
+        return axis.size
+
+    def host(self, n: Node) -> int:
+        """The place of a host scalar in the row."""
+        if n not in self.hosts:
+            self.hosts.append(n)
+        return self.hosts.index(n)
+
+    def name(self, n: Node) -> str:
+        if self.cls.get(n) == "host":
+            return f"host:{self.host(n)}"
+        return source_of(n)
+
+    def _ask(self, n: Node) -> Evaluate:
+        """One phase for all plain reads of an evaluation; products with vectors have their own."""
+        at = n.inputs[0]
+        plain = n.op in ("value", "gradient")
+        if plain:
+            reads = [x for x in self.order if x.op in ("value", "gradient") and x.inputs[0] is at and x not in self.bound]
+            if reads[0] is not n:
+                return None  # type: ignore[return-value]
+        else:
+            reads = [n]
+        targets = at["targets"]
+        points = {
+            t: "" if x.op == "read" and x["slot"] == t else self.name(x)
+            for t, x in zip(targets, at.inputs, strict=False)
+        }
+        own = self.graph.objectives[at["objective"]].axes
+        axes: dict[str, Axis] = {label(a): a for a in at.type.axes}
+        for x in () if plain else n.inputs[1:]:
+            axes.update({label(a): a for a in x.type.axes if not any(a.same(o) for o in own)})
+        layouts = {
+            self.name(x): tuple(label(a) for a in x.type.axes) for x in (*at.inputs, *n.inputs[1:]) if x.type.axes
+        }
+        return Evaluate(
+            f"evaluate_{n.number}", at["objective"], points, self.name(at.inputs[len(targets)]),
+            [Read(f"v{r.number}", r.op, r.get("wrt", ""), r.get("of", ""),
+                  self.name(r.inputs[1]) if len(r.inputs) > 1 else "") for r in reads],
+            tuple(axes), layouts, {k: self._size(a) for k, a in axes.items()},
+        )  # fmt: skip
+
+    def _loop(self, n: Node) -> Loop:
+        region: Region = n["body"]
+        roots = [*region.outputs, *([region.until] if region.until else [])]
+        free = captured(region)
+        inner = Lowering(self.graph, roots, [*region.parameters, region.index, *(f for f in free if self.cls.get(f) != "host")], self.hosts)
+        body = inner.phases()
+        count = self._size(Axis("", n.inputs[0])) if n.inputs[0].known <= HOST else None
+        outs = {o["index"]: f"v{o.number}" for o in self.order if o.op == "out" and o.inputs[0] is n}
+        freeze = []
+        if region.until is not None:
+            u = region.until.type
+            for p in region.parameters:
+                places = tuple(next((i for i, a in enumerate(u.axes) if a.same(b)), -1) for b in p.type.axes)
+                freeze.append((places, len(u.axes), u.reach in FINE))
+        return Loop(
+            f"loop_{n.number}", count,
+            [(self.name(i), f"v{p.number}") for i, p in zip(n.inputs[1:], region.parameters, strict=True)],
+            f"v{region.index.number}", body, [inner.name(o) for o in region.outputs],
+            [outs.get(i, "") for i in range(len(region.outputs))],
+            inner.name(region.until) if region.until is not None else "", freeze,
+        )  # fmt: skip
+
+
+_CLASS = {
+    "evaluate": "none",
+    **dict.fromkeys(("value", "gradient", "hvp", "jvp", "vjp"), "ask"),
+    **dict.fromkeys(("oracle", "extern"), "call"),
+    **dict.fromkeys(("batch", "draw", "split", "each", "subset"), "data"),
+    **dict.fromkeys(("restrict", "merge"), "route"),
+    **dict.fromkeys(("mix", "workers_mean"), "comm"),
+    "loop": "loop",
+    "out": "out",
+    "random": "draw",
+}
+
+
+# Plans ----------------------------------------------------------------------------------------
+
+
+def plan(graph: Graph) -> Plan:
+    """The phases of a step, with every write at a place where nobody reads the old version after it."""
+    writes = {s: n for s, n in graph.writes.items()}
+    roots = [*dict.fromkeys(graph.roots())]
+    low = Lowering(graph, roots)
+    decided = max((low.level[e.when] + 1 for e in graph.outcomes), default=0)
+    for slot, node in writes.items():
+        if low.cls[node] == "c" and slot not in graph.always:
+            low.write_level[node] = decided
+    for _ in range(8):
+        low.hosts.clear()
+        phases = low.phases()
+        late = _late_readers(low, phases, writes)
+        if not late:
+            break
+        low.write_level.update(late)
+    in_place = _mark_in_place(low, phases, writes, decided)
+    deferred = {s: low.name(n) for s, n in writes.items() if s not in in_place}
+    endings = [(e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "") for e in graph.outcomes]
+    metrics = {k: low.name(n) for k, n in graph.metrics.items()}
+    evals = {k: low.name(n) for k, n in graph.evals.items()}
+    reaches = {f"v{n.number}": n.type.reach for n in low.order}
+    took = {s: low.name(n) for s, n in writes.items() if graph.slots[s].kind == "target"}
+    host = host_module(low.hosts)
+    return Plan(phases, host, deferred, in_place, endings, metrics, evals, graph.always, reaches, took)
+
+
+def reads(phase: Any) -> set[str]:
+    """The values that a phase reads."""
+    if isinstance(phase, Compute):
+        return {p.source for p in phase.inputs if p.how not in ("host", "like")}
+    if isinstance(phase, Evaluate):
+        held = {f"slot:{t}" for t in phase.points}
+        return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
+    if isinstance(phase, Loop):
+        inner = {x for p in phase.body for x in reads(p)}
+        return inner | {a for a, _ in phase.carried} | set(phase.outputs)
+    return set(phase.inputs)
+
+
+def _writer(phases: list[Any], value: str) -> int:
+    for at, phase in enumerate(phases):
+        if isinstance(phase, Compute) and any(o.value == value and o.how == "cell" for o in phase.outputs):
+            return at
+    return -1
+
+
+def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> dict[Node, int]:
+    """Kernel writes that must move to a later level, because the old version is read there."""
+    late = {}
+    for slot, node in writes.items():
+        at = _writer(phases, f"v{node.number}")
+        if at < 0 or low.cls[node] != "c":
+            continue
+        last = max((i for i, p in enumerate(phases) if f"slot:{slot}" in reads(p)), default=-1)
+        if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
+            level = max(low.ready[n] for n in low.ready if f"v{n.number}" in {o.value for o in phases[last].outputs})
+            if level > low.write_level.get(node, low.level[node]):
+                late[node] = level
+    return late
+
+
+def _mark_in_place(low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int) -> set[str]:
+    done = set()
+    for slot, node in writes.items():
+        at = _writer(phases, f"v{node.number}")
+        if at < 0 or low.ready[node] < decided or low.graph.slots[slot].type.axes:
+            continue
+        last = max((i for i, p in enumerate(phases) if f"slot:{slot}" in reads(p)), default=-1)
+        twice = sum(n is node for n in writes.values()) > 1
+        if last <= at and not twice and phases[at].space == low.graph.slots[slot].type.domain:
+            phase = phases[at]
+            phase.outputs = [
+                Output(o.value, o.how, o.combine, slot) if o.value == f"v{node.number}" else o for o in phase.outputs
+            ]
+            phase.in_place.add(slot)
+            done.add(slot)
+    return done
+
+
+__all__ = ["Lowering", "Port", "plan", "postorder", "body_nodes"]

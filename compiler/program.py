@@ -1,0 +1,188 @@
+"""What the compiler hands to the runtime: phases, and the plan that names the values between them.
+
+A Program is data. Each computing phase holds a small torch.fx graph over the cells of *one* tensor (or
+over the values of the model); how it is run over all tensors is the runtime's business. Values between
+phases have names: `slot:PATH` is what a slot holds, `v12` what node 12 gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the host's
+    row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat value)."""
+
+    name: str
+    source: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over tensors."""
+
+    value: str
+    how: str
+    combine: str = ""
+    slot: str = ""
+
+
+@dataclass
+class Compute:
+    """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices, axes).
+
+    `space` is the domain whose tensors it runs over, or "" for the model. Where `strict`, a tensor
+    whose gradient is absent is passed over.
+    """
+
+    name: str
+    mode: str
+    space: str
+    inputs: list[Port]
+    outputs: list[Output]
+    module: fx.GraphModule
+    in_place: set[str] = field(default_factory=set)
+    source: str = ""
+
+
+@dataclass
+class Read:
+    """What an evaluation is asked for: value, gradient, hvp, jvp or vjp."""
+
+    value: str
+    what: str
+    wrt: str = ""
+    of: str = ""
+    vector: str = ""
+
+
+@dataclass
+class Evaluate:
+    """Ask the loop for an objective at a point. `points` maps targets to values, "" is the held point.
+
+    `axes` are mapped one place at a time: (label, places per value name, size source).
+    """
+
+    name: str
+    objective: str
+    points: dict[str, str]
+    data: str
+    reads: list[Read]
+    axes: tuple[str, ...] = ()
+    layouts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """An oracle, extern or data operation that the loop answers, or a draw of random numbers."""
+
+    name: str
+    op: str
+    inputs: list[str]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass
+class Route:
+    """`restrict` to the cells of a domain, or `merge` parts into a whole."""
+
+    name: str
+    op: str
+    inputs: list[str]
+    output: str
+    source: str
+    domains: tuple[str, ...]
+
+
+@dataclass
+class Loop:
+    """A bounded loop: the plan of its body, and what is carried from turn to turn."""
+
+    name: str
+    count: Any
+    carried: list[tuple[str, str]]
+    index: str
+    body: list[Any]
+    outputs: list[str]
+    results: list[str]
+    until: str = ""
+    freeze: list[tuple[tuple[int, ...], int, bool]] = field(default_factory=list)
+
+
+Phase = Compute | Evaluate | Call | Route | Loop
+
+
+@dataclass
+class Host:
+    """The scalars that the host computes in double: leaves in, one row out."""
+
+    leaves: list[tuple[str, Any]]
+    module: fx.GraphModule
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A domain: its parent, the domains that come first, and the condition on a tensor's facts."""
+
+    parent: str
+    siblings: tuple[str, ...]
+    where: Callable[[Any], bool] | None
+
+
+@dataclass
+class SlotSpec:
+    path: str
+    kind: str
+    reach: str
+    domain: str
+    axes: tuple[Any, ...]
+    logical: bool
+    init: Any = None
+
+
+@dataclass
+class Plan:
+    """One variant of a step: phases in order, and what becomes of the slots."""
+
+    phases: list[Any]
+    host: Host
+    deferred: dict[str, str]
+    in_place: set[str]
+    outcomes: list[tuple[str, str, str]]
+    metrics: dict[str, str]
+    evals: dict[str, str]
+    always: frozenset[str]
+    reaches: dict[str, str]
+    took: dict[str, str] = field(default_factory=dict)
+    module: fx.GraphModule | None = None
+
+
+@dataclass
+class Program:
+    """A compiled rule. `plan(bits)` gives the variant for the host conditions' truth values."""
+
+    name: str
+    doc: str
+    options: dict[str, Any]
+    domains: dict[str, Any]
+    slots: dict[str, SlotSpec]
+    targets: list[str]
+    objectives: dict[str, Any]
+    level: str
+    inputs: tuple[str, ...]
+    conditions: Host
+    plan: Callable[[tuple[bool, ...]], Plan]
+    start: Callable[[str], Plan]
+    bounds: dict[str, str] = field(default_factory=dict)
+    evals: dict[str, str] = field(default_factory=dict)
+    origin: tuple[str, str, str] | None = None

@@ -1,0 +1,161 @@
+"""Which tensors a step runs on: their order, domains, groups, and the scalars that the host knows."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.program import Host, Program
+from .state import to_local
+
+
+class Layout:
+    """The tensors of an optimizer's groups in order, and where each belongs."""
+
+    def __init__(self, program: Program, groups: Sequence[dict[str, Any]]):
+        self.program = program
+        self.params: list[Tensor] = [p for g in groups for p in g["params"]]
+        self.groups = [k for k, g in enumerate(groups) for _ in g["params"]]
+        self.names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
+        self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]
+        _refuse_twice(self.params, self.names)
+        self.members: dict[str, list[int]] = {}
+        for name, domain in program.domains.items():
+            places = self.members[domain.parent] if domain.parent else list(range(len(self.params)))
+            taken = {i for s in domain.siblings for i in self.members[s]}
+            where = domain.where
+            self.members[name] = [
+                i for i in places if i not in taken and (where is None or where(self._facts(i, groups)))
+            ]
+        self._where: dict[int, Any] = {}
+
+    def _facts(self, i: int, groups: Sequence[dict[str, Any]]) -> Any:
+        return lambda leaf: fact(leaf, self, i, groups[self.groups[i]])
+
+    def current(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether the groups still hold the same tensors."""
+        params = [p for g in groups for p in g["params"]]
+        return len(params) == len(self.params) and all(map(is_, params, self.params))
+
+    def targets(self) -> dict[str, list[Any]]:
+        return {t: [self.params[i] for i in self.members[t]] for t in self.program.targets}
+
+    def locals(self) -> list[Tensor]:
+        """The tensors as this process holds them, complex ones as pairs of reals."""
+        return [to_local(p) for p in self.params]
+
+    def host(self, groups: Any, t: list[int], call: int, steps: int, inputs: dict[str, Any]) -> HostRows:
+        return HostRows(self, groups, t, call, steps, inputs)
+
+
+def _refuse_twice(params: list[Tensor], names: list[str]) -> None:
+    seen: set[int] = set()
+    for p, name in zip(params, names, strict=True):
+        if id(p) in seen:
+            raise ValueError(f"Invalid parameter: {name or 'a tensor'} is given twice")
+        seen.add(id(p))
+
+
+def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
+    """What a leaf of a host expression is for tensor i: an option of its group, or a fact about it."""
+    if leaf[0] == "option":
+        return option(group, leaf)
+    what, patterns, place = leaf[1], leaf[2], leaf[3]
+    p = layout.params[i]
+    if what in ("name", "module", "dtype"):
+        text = {"name": layout.names[i], "module": layout.modules[i], "dtype": str(p.dtype)[6:]}[what]
+        return any(fnmatch.fnmatchcase(text, x) for x in patterns)
+    shape = p.shape
+    rows = shape[0] if len(shape) else 1
+    if what == "shape":
+        return float(shape[place]) if place < len(shape) else 1.0
+    return float({"ndim": len(shape), "rows": rows, "cols": p.numel() // max(1, rows), "numel": p.numel()}[what])
+
+
+def option(group: dict[str, Any], leaf: Any) -> Any:
+    """An option's value; a tensor (a scheduled or capturable lr) is read."""
+    value = group[leaf[1]]
+    if leaf[2] >= 0:
+        value = value[leaf[2]]
+    if isinstance(value, Tensor):
+        value = value.item()
+    return value if isinstance(value, bool) else float(value)
+
+
+class HostRows:
+    """Evaluates host expressions: once for each different (group, t, facts) of a tensor."""
+
+    def __init__(self, layout: Layout, groups: Any, t: list[int], call: int, steps: int, inputs: dict[str, Any]):
+        self.layout, self.groups, self.t, self.call, self.steps = layout, groups, t, call, steps
+        self.inputs = inputs
+        self.done: dict[Any, tuple[Any, ...]] = {}
+
+    def conditions(self) -> tuple[bool, ...]:
+        host = self.layout.program.conditions
+        if not host.names:
+            return ()
+        return tuple(bool(x) for x in host.module.forward(*(self._leaf(v, 0, None) for _, v in host.leaves)))
+
+    def rows(self, host: Host) -> list[tuple[Any, ...]]:
+        """A row for each tensor; equal tensors share it."""
+        if not host.names:
+            return [()] * len(self.t)
+        facts = [v for _, v in host.leaves if v[0] == "meta"]
+        if not facts:
+            keys: list[Any] = list(zip(self.layout.groups, self.t, strict=True))
+        else:
+            keys = [
+                (g, t, tuple(fact(v, self.layout, i, self.groups[g]) for v in facts))
+                for i, (g, t) in enumerate(zip(self.layout.groups, self.t, strict=True))
+            ]
+        self.done = {}
+        for i, key in enumerate(keys):
+            if key not in self.done:
+                self.done[key] = host.module.forward(*(self._leaf(v, key[0], i) for _, v in host.leaves))
+        self.keys = keys
+        return [self.done[k] for k in keys]
+
+    def group_rows(self, host: Host) -> list[tuple[Any, ...]]:
+        """A row for each group, with the clocks of its first tensor."""
+        first = {g: i for i, g in reversed(list(enumerate(self.layout.groups)))}
+        return [
+            tuple(host.module.forward(*(self._leaf(v, g, first.get(g)) for _, v in host.leaves)))
+            for g in range(len(self.groups))
+        ]
+
+    def _leaf(self, leaf: Any, g: int, i: int | None) -> Any:
+        kind = leaf[0]
+        if kind == "option":
+            return option(self.groups[g], leaf)
+        if kind == "clock":
+            return self._clock(leaf, i)
+        if kind == "input":
+            return self._input(leaf[1])
+        return fact(leaf, self.layout, i, self.groups[g]) if i is not None else 0.0
+
+    def _clock(self, leaf: Any, i: int | None) -> Any:
+        which = leaf[1]
+        if which == "t":
+            return float(self.t[i]) if i is not None else float(self.steps)
+        if which == "coin":
+            from .random import draw
+
+            seed = int(self.groups[0]["seed"])
+            return float(draw("uniform", seed, leaf[2], self.call, 1, 0)[0])
+        return float(self.call if which == "call" else self.steps)
+
+    def _input(self, name: str) -> float:
+        if name in self.inputs:
+            value = self.inputs[name]
+            return float(value.item() if isinstance(value, torch.Tensor) else value)
+        per = self.inputs.get("steps_per_epoch")
+        if name in ("epoch", "new_epoch") and per:
+            return float((self.call - 1) // int(per) if name == "epoch" else (self.call - 1) % int(per) == 0)
+        raise RuntimeError(
+            f"{self.layout.program.name} reads the input `{name}`: give it with optimizer.supply({name}=...)"
+        )

@@ -1,0 +1,191 @@
+"""Builds C text into a library and keeps it on disk under a name made of its content."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+FORMAT = 1
+FLAGS = (
+    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+    *("-fPIC", "-shared", "-pthread", "-std=c11"),
+)
+
+builds = 0
+"""Compiler runs of this process; a test reads it."""
+
+_loaded: dict[tuple[str, tuple[str, ...], type], ctypes.CDLL] = {}
+
+
+def text(name: str) -> str:
+    """The C file `name` of this package."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def header() -> str:
+    """What stands before an emitted phase: its arguments and the mathematics."""
+    return text("args.h") + text("math.h")
+
+
+def compiler() -> tuple[str, ...] | None:
+    """The command of the C compiler, or None."""
+    return _compiler(os.environ.get("CC", ""), os.environ.get("PATH", ""))
+
+
+@functools.cache
+def _compiler(cc: str, path: str) -> tuple[str, ...] | None:
+    if os.name == "nt":
+        return None
+    for command in ([*shlex.split(cc)], ["cc"], ["gcc"], ["clang"]):
+        if command and (found := shutil.which(command[0], path=path)):
+            return (found, *command[1:])
+    return None
+
+
+def load(
+    source: str,
+    *,
+    flags: tuple[str, ...] = FLAGS,
+    kind: type[ctypes.CDLL] = ctypes.CDLL,
+) -> ctypes.CDLL:
+    """The library of `source`; `kind` is ctypes.PyDLL where the C code calls Python."""
+    key = (source, flags, kind)
+    if key not in _loaded:
+        _loaded[key] = kind(str(build(source, flags=flags)))
+    return _loaded[key]
+
+
+def build(source: str, *, flags: tuple[str, ...] = FLAGS) -> Path:
+    """The path of the built library, from the cache where it is there and unharmed."""
+    command = compiler()
+    if command is None:
+        raise RuntimeError("no C compiler: set CC, or install cc, gcc or clang")
+    folder = cache()
+    parts = (str(FORMAT), _version(command), _target(command, flags), *flags, source)
+    key = _digest("\0".join(parts).encode())[:32]
+    for path in sorted(folder.glob(f"{key}-*.so")):
+        if _intact(path):
+            return path
+        path.unlink(missing_ok=True)
+    return _compile(command, flags, source, folder, key)
+
+
+def _compile(
+    command: tuple[str, ...], flags: tuple[str, ...], source: str, folder: Path, key: str
+) -> Path:
+    """The name holds the hash of the library: the loader keeps a name's first content for good."""
+    global builds
+    builds += 1
+    handle, name = tempfile.mkstemp(prefix="building-", dir=folder)
+    os.close(handle)
+    try:
+        done = subprocess.run(
+            [*command, *flags, "-x", "c", "-", "-o", name, "-lm"],
+            input=source,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)} refused generated code:\n{done.stderr}")
+        os.chmod(name, 0o700)
+        path = folder / f"{key}-{_digest(Path(name).read_bytes())[:32]}.so"
+        os.replace(name, path)
+        return path
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def cache() -> Path:
+    """A folder that nobody else can write to."""
+    return _cache(
+        os.environ.get("OPTC_CACHE_DIR", ""),
+        os.environ.get("XDG_CACHE_HOME", ""),
+        os.environ.get("HOME", ""),
+    )
+
+
+def _cache(own: str, shared: str, home: str) -> Path:
+    """A relative path is not used: it would load code out of whatever folder we happen to be in."""
+    wanted = Path(own) if own else Path(shared or os.path.join(home, ".cache"), "optc")
+    try:
+        if not wanted.is_absolute():
+            return _private()
+        wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _ours(wanted, stat.S_ISDIR) and os.access(wanted, os.W_OK | os.X_OK):
+            return wanted
+    except OSError:
+        pass
+    return _private()
+
+
+@functools.cache
+def _private() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="optc-"))
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def _ours(path: Path, is_kind) -> bool:
+    """Whether we own it, nobody else may write it, and it is no link."""
+    found = path.lstat()
+    mode = found.st_mode
+    return is_kind(mode) and found.st_uid == os.geteuid() and not mode & 0o022
+
+
+def _intact(path: Path) -> bool:
+    """The hash in the name catches truncation, the owner a planted file."""
+    try:
+        if not _ours(path, stat.S_ISREG):
+            return False
+        return path.stem.endswith(_digest(path.read_bytes())[:32])
+    except OSError:
+        return False
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@functools.cache
+def _version(command: tuple[str, ...]) -> str:
+    return _ask(command, "--version")
+
+
+@functools.cache
+def _target(command: tuple[str, ...], flags: tuple[str, ...]) -> str:
+    """What -march=native means on this machine: a home may be shared by different ones."""
+    machine = [flag for flag in flags if flag.startswith(("-march", "-mcpu", "-mtune"))]
+    if not machine:
+        return platform.machine()
+    answer = _ask(command, *machine, "-Q", "--help=target")
+    return answer or _ask(command, *machine, "-E", "-###", "-x", "c", os.devnull)
+
+
+def _ask(command: tuple[str, ...], *arguments: str) -> str:
+    """What the compiler says of itself; empty where it does not know the question."""
+    question = [*command, *arguments]
+    done = subprocess.run(
+        question, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_plain()
+    )
+    return done.stdout + done.stderr if done.returncode == 0 else ""
+
+
+def _plain() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}

@@ -1,0 +1,264 @@
+"""A compiled rule as a torch.optim.Optimizer: drop it into any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.bounds import complaint
+from ..compiler.program import Plan, Program
+from . import execute
+from .layout import Layout
+from .loops import Closure, Gradients, Loop, Objective
+from .state import Slots, to_local
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What all compiled rules share. `optimizer_class(program)` makes the class of one rule.
+
+    Every option of the rule is a hyper-parameter of the groups, read anew at each step. Slots are kept
+    in `state[p]` under `step name.slot name`; what belongs to no single tensor is kept with the first.
+    """
+
+    program: Program
+
+    def __init__(
+        self,
+        params: Any,
+        *args: Any,
+        maximize: bool = False,
+        seed: int = 0,
+        backend: str = "auto",
+        **options: Any,
+    ):
+        program = self.program
+        names = list(program.options)
+        if len(args) > len(names):
+            raise TypeError(f"{program.name} takes at most {len(names)} options: {', '.join(names)}")
+        options.update(zip(names, args, strict=False))
+        for name in ("foreach", "fused", "capturable", "differentiable"):
+            if options.get(name) and name not in names:
+                if name in ("capturable", "differentiable"):
+                    raise ValueError(f"Invalid option: {program.name} has no {name}")
+            if name not in names:
+                options.pop(name, None)
+        unknown = [n for n in options if n not in names]
+        if unknown:
+            raise TypeError(f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}")
+        if backend not in ("auto", "eager", "c", "inductor"):
+            raise ValueError(f"Invalid backend: {backend!r}; one of auto, eager, c, inductor")
+        missing = [n for n, d in program.options.items() if d is None and n not in options]
+        if missing:
+            raise TypeError(f"{program.name} needs the option {missing[0]!r}")
+        defaults = {**program.options, **options}
+        defaults.update(maximize=maximize, seed=seed, calls=0, steps=0)
+        self._bound: Objective | None = None
+        self._inputs: dict[str, Any] = {}
+        self.backend = backend
+        self.metrics: dict[str, Any] = {}
+        self._snapshots: list[Any] = []
+        self._fresh()
+        super().__init__(params, defaults)
+        self.register_load_state_dict_pre_hook(_keep_types)
+        self.register_load_state_dict_post_hook(_restore_types)
+
+    def _fresh(self) -> None:
+        self._layout: Layout | None = None
+        self._slots: Slots | None = None
+        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._kernels: Any = None
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(type(self).__name__, self.program.name, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound")
+        own = {k: v for k, v in self.__dict__.items() if k not in hidden}
+        return {**own, **state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._bound = None
+        self._fresh()
+        super().__setstate__(state)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its options are checked, and what it leaves out is as in the first groups."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for name, bound in self.program.bounds.items():
+            value = group[name]
+            if isinstance(value, list):
+                value = group[name] = tuple(value)
+            wrong = "" if isinstance(value, Tensor) else complaint(bound, value)
+            if wrong:
+                self.param_groups.pop()
+                raise ValueError(f"Invalid {name}: it {wrong}")
+        for p in group["params"]:
+            if p.is_sparse:
+                raise ValueError("Invalid parameter: sparse tensors are not supported")
+        if self.param_groups[0] is not group:
+            group["calls"], group["steps"] = self.param_groups[0]["calls"], self.param_groups[0]["steps"]
+        self._layout = None
+
+    # Loops that give more than gradients --------------------------------------------------
+
+    def bind(self, model: torch.nn.Module | None = None, objective: Any = None, **more: Any) -> Optimizer:
+        """Tell the rule how to evaluate its losses at any point: see `runtime.loops.Objective`."""
+        layout = self._arrange()
+        self._bound = Objective(layout.targets(), model=model, objective=objective, **more)
+        return self
+
+    def supply(self, **inputs: Any) -> None:
+        """Give the rule its inputs (`steps_per_epoch`, `epoch`, and those that it declares)."""
+        self._inputs.update(inputs)
+
+    # The step -----------------------------------------------------------------------------
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, objective: Any = None, batch: Any = None) -> Any:
+        """Run the rule once; returns the loss of the first evaluation, where the loop gives one."""
+        layout = self._arrange()
+        loop = self._loop(layout, closure, objective)
+        try:
+            self._run(layout, loop, batch)
+        finally:
+            loop.finish()
+        return getattr(loop, "first_value", None)
+
+    def _loop(self, layout: Layout, closure: Any, objective: Any) -> Loop:
+        if objective is not None:
+            model = self._bound.model if self._bound is not None else None
+            return Objective(layout.targets(), model=model, objective=objective)
+        if closure is not None:
+            return Closure(layout.targets(), closure)
+        if self._bound is not None:
+            return self._bound
+        return Gradients(layout.targets())
+
+    def _arrange(self) -> Layout:
+        if self._layout is None or not self._layout.current(self.param_groups):
+            self._layout = Layout(self.program, self.param_groups)
+            self._slots = None
+            self._kernels = None
+        return self._layout
+
+    def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
+        if self._slots is None:
+            self._slots = Slots(self.program, layout, self.state)
+        slots, first = self._slots, self.param_groups[0]
+        call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
+        host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
+        plan = self._plan(host.conditions())
+        frame = execute.Frame(
+            self.program, layout.locals(), layout.members, layout.groups, slots.columns, host.rows(plan.host),
+            host.group_rows(plan.host), loop, batch, call, int(first["seed"]),
+            [bool(g["maximize"]) for g in self.param_groups], kernels=self._printer(layout),
+        )  # fmt: skip
+        slots.begin(frame, lambda slot: self.program.start(slot), host)
+        outcome = execute.step(plan, frame, self._snapshots)
+        self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
+        if outcome == "commit":
+            slots.advance(frame.took)
+        for group in self.param_groups:
+            group["calls"] = call
+            group["steps"] = steps if outcome == "commit" else steps - 1
+        if frame.written:
+            torch.autograd.graph.increment_version([p for p in layout.params if not p.is_inference()])
+
+    def _plan(self, bits: tuple[bool, ...]) -> Plan:
+        if bits not in self._plans:
+            self._plans[bits] = self.program.plan(bits)
+        return self._plans[bits]
+
+    def _printer(self, layout: Layout) -> Any:
+        """What runs the element-wise phases: compiled kernels where they can be had."""
+        if self.backend == "eager":
+            return None
+        if self._kernels is None:
+            from .kernels import kernels
+
+            self._kernels = kernels(self.backend, layout)
+        return self._kernels
+
+    # Evaluation ---------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Put the point of evaluation (an average, say) into the parameters; nothing if it is held."""
+        self._swap(True)
+
+    def train(self, mode: bool = True) -> None:
+        """Put the held point back into the parameters."""
+        self._swap(not mode)
+
+    @torch.no_grad()
+    def _swap(self, to_eval: bool) -> None:
+        layout = self._arrange()
+        for target, slot in self.program.evals.items():
+            for i in layout.members[target]:
+                p = layout.params[i]
+                state = self.state[p]
+                if to_eval and "held" not in state and slot in state:
+                    state["held"] = p.detach().clone()
+                    to_local(p).copy_(state[slot].to(p.dtype))
+                elif not to_eval and "held" in state:
+                    p.copy_(state.pop("held"))
+
+    def initialise(self) -> None:
+        """Create all state now instead of at the first step (for checkpoint loaders)."""
+        layout = self._arrange()
+        if self._slots is None:
+            self._slots = Slots(self.program, layout, self.state)
+
+
+def _keep_types(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Remember the types of saved state: torch casts every state to the parameter's type."""
+    optimizer._saved_types = {
+        i: {k: v for k, v in s.items() if isinstance(v, Tensor)} for i, s in state_dict["state"].items()
+    }
+
+
+def _restore_types(optimizer: Optimizer) -> None:
+    saved = optimizer.__dict__.pop("_saved_types", {})
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+    for i, entries in saved.items():
+        if i >= len(params):
+            continue
+        p = params[i]
+        for key, value in entries.items():
+            now = optimizer.state[p].get(key)
+            if isinstance(now, Tensor) and now.dtype != value.dtype:
+                device = "cpu" if value.dim() == 0 and value.device.type == "cpu" else p.device
+                optimizer.state[p][key] = value.detach().clone().to(device)
+    for group in optimizer.param_groups:
+        for name, default in optimizer.program.options.items():
+            group.setdefault(name, default)
+            if isinstance(group[name], list):
+                group[name] = tuple(group[name])
+        for name in ("calls", "steps", "seed", "maximize"):
+            group.setdefault(name, 0)
+    optimizer._layout = None
+    optimizer._slots = None
+
+
+def optimizer_class(program: Program) -> type[Optimizer]:
+    """The optimizer class of a compiled rule."""
+    words = "".join(part.title() for part in program.name.split("_"))
+    options = "\n".join(f"    {k} = {v}" for k, v in program.options.items())
+    doc = f"{program.doc or program.name}\n\nOptions and their defaults:\n{options}"
+    return type(words, (Optimizer,), {"program": program, "__doc__": doc, "__reduce_ex__": _reduce})
+
+
+def _reduce(self: Optimizer, protocol: int) -> Any:
+    """Classes of compiled rules are rebuilt from their text, since no module holds them."""
+    from .rebuild import rebuild
+
+    return rebuild, (self.program.origin,), self.__getstate__()
+
+
+def parameters_of(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
+    return [p for g in groups for p in g["params"]]

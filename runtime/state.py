@@ -1,0 +1,131 @@
+"""Slots: where the state of a rule lives in `optimizer.state`, and how it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.program import Plan, Program
+from . import execute
+
+
+def to_local(p: Tensor) -> Tensor:
+    """The part of a parameter that this process holds, as real numbers."""
+    local = getattr(p, "_local_tensor", None)
+    if local is None:
+        local = p.to_local() if hasattr(p, "to_local") else p
+    local = local.detach()
+    return torch.view_as_real(local) if local.is_complex() else local
+
+
+class Slots:
+    """The slots of a rule as columns over the tensors, kept in the optimizer's state.
+
+    A slot over cells or tensors is kept with each parameter; one of the model or of a group with the
+    first parameter. State of bfloat16 and float16 parameters is float32.
+    """
+
+    def __init__(self, program: Program, layout: Any, state: Any):
+        self.program, self.layout, self.state = program, layout, state
+        self.columns: dict[str, Any] = {}
+        for name in program.targets:
+            self.columns[name] = [to_local(layout.params[i]) for i in layout.members[name]]
+        self._clocks()
+        self.pending = [s for s, spec in program.slots.items() if spec.kind == "state" and not self._find(s)]
+
+    def _clocks(self) -> None:
+        """One vector of steps; `state[p]["step"]` is a view of its place."""
+        params = self.layout.params
+        old = [self.state[p].get("step") if p in self.state else None for p in params]
+        values = [0.0 if s is None else float(s) for s in old]
+        self.clock = torch.tensor(values, dtype=torch.float32)
+        for p, view, known in zip(params, self.clock.unbind() if params else (), old, strict=True):
+            if known is not None or p.requires_grad:
+                self.state[p]["step"] = view
+
+    def steps(self) -> list[int]:
+        """t of each tensor in the step that comes: 1 at the first."""
+        return [int(x) + 1 for x in self.clock.tolist()]
+
+    def advance(self, took: list[bool] | None) -> None:
+        if took is None or all(took):
+            self.clock += 1
+        else:
+            self.clock += torch.tensor(took, dtype=torch.float32)
+
+    def _owner(self, spec: Any) -> Tensor:
+        return self.layout.params[0]
+
+    def _find(self, slot: str) -> bool:
+        """Take a slot from the optimizer's state; False where it has to begin."""
+        spec = self.program.slots[slot]
+        if spec.reach in ("model", "group"):
+            owner = self.state.get(self._owner(spec), {})
+            if slot in owner:
+                value = owner[slot]
+                self.columns[slot] = list(value.unbind()) if spec.reach == "group" else value
+                return True
+            return False
+        column = [self.state[self.layout.params[i]].get(slot) for i in self.layout.members[spec.domain]]
+        self.columns[slot] = column
+        return all(c is not None for c in column)
+
+    def begin(self, frame: execute.Frame, start: Callable[[str], Plan], host: Any) -> None:
+        """Give slots that have no value yet their first one."""
+        if not self.pending:
+            return
+        for slot in self.pending:
+            self._begin(slot, frame, start, host)
+        self.pending = []
+        frame.slots = self.columns
+
+    def _begin(self, slot: str, frame: execute.Frame, start: Callable[[str], Plan], host: Any) -> None:
+        spec = self.program.slots[slot]
+        if not spec.axes and isinstance(spec.init, int | float | bool):
+            values: Any = spec.init
+        else:
+            plan = start(slot)
+            inner = execute.Frame(
+                self.program, frame.tensors, frame.members, frame.groups, self.columns, host.rows(plan.host),
+                host.group_rows(plan.host), frame.loop, frame.batch, frame.call, frame.seed, frame.maximize,
+                functional=True,
+            )  # fmt: skip
+            execute.run(plan, inner)
+            values = inner.get(plan.metrics["value"])
+        if spec.reach in ("model", "group"):
+            self._begin_coarse(slot, spec, values)
+            return
+        column = self.columns[slot]
+        for k, i in enumerate(self.layout.members[spec.domain]):
+            p = self.layout.params[i]
+            if column[k] is None:
+                column[k] = self.state[p][slot] = fresh(values[k] if isinstance(values, list) else values,
+                                                        frame.tensors[i], spec)  # fmt: skip
+
+    def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
+        count = len(set(self.layout.groups)) or 1
+        if not isinstance(values, list):
+            values = torch.as_tensor(values, dtype=torch.bool if spec.logical else torch.float64).clone()
+            values = [values.clone() for _ in range(count)] if spec.reach == "group" else values
+        if spec.reach == "group":
+            whole = torch.stack([v.double() for v in values])
+            self.state[self._owner(spec)][slot] = whole
+            self.columns[slot] = list(whole.unbind())
+        else:
+            self.state[self._owner(spec)][slot] = self.columns[slot] = values.clone()
+
+
+def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
+    """A slot's first tensor: own memory, float32 under low-precision parameters."""
+    dtype = torch.bool if spec.logical else torch.float32 if like.dtype in execute.LOW else like.dtype
+    if spec.reach == "tensor" and not spec.axes:
+        return torch.as_tensor(value, dtype=torch.bool if spec.logical else torch.float64).clone()
+    if not isinstance(value, Tensor):
+        return torch.full_like(like, value, dtype=dtype, memory_format=torch.preserve_format)
+    if spec.reach == "element" and not spec.axes:
+        result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
+        return result.copy_(value)
+    return value.to(dtype).clone()
