@@ -200,9 +200,11 @@ def _reach(ctx: Context, over: Any, span: Span) -> str:
 
 
 def _order(name: str) -> None:
-    @builtin(name, "x over")
-    def build(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
+    @builtin(name, "x over?")
+    def build(ctx: Context, scope: Scope, span: Span, x: Any, over: Any = None) -> Node:
         value = as_node(ctx, x, span)
+        if over is None and len(value.type.axes) == 1:
+            over = value.type.axes
         axis = _reach(ctx, over, span)
         kept = tuple(a for a in value.type.axes if a.name + "'" * a.primes != axis)
         if len(kept) == len(value.type.axes):
@@ -475,6 +477,21 @@ def _data(name: str, parameters: str, axis: str = "") -> None:
             texts["stream"] = str(ctx.streams)
             nodes += ctx.loops
         return ctx.graph.add(name, *nodes, type=replace(DATA, axes=axes), known=1, span=span, **texts)
+
+
+@builtin("sample", "p over?")
+def sample(ctx: Context, scope: Scope, span: Span, p: Any, over: Any = None) -> Node:
+    """A class for each example, drawn with the probabilities p: the first whose running sum passes u."""
+    value = as_node(ctx, p, span)
+    axes = over if isinstance(over, tuple) else (value.type.axes[-1],)
+    last = next(a for a in value.type.axes if a.same(axes[0]))
+    ctx.streams += 1
+    u = ctx.graph.add("random", *ctx.loops, type=replace(value.type, axes=tuple(
+        a for a in value.type.axes if a is not last)), span=span, how="uniform", stream=ctx.streams)  # fmt: skip
+    running = ctx.graph.add("order", value, type=value.type, span=span, how="cumsum",
+                            over=last.name + "'" * last.primes)  # fmt: skip
+    below = ctx.map("where", ctx.map("lt", running, u, span=span), ctx.graph.const(1.0), ctx.graph.const(0.0), span=span)
+    return reduce(ctx, "sum", below, (last,), span)
 
 
 _data("draw", "source? size?")

@@ -26,6 +26,26 @@ def check(file: s.File, registry: Registry | None = None, rule: str = "") -> Gra
     return check_rule(tree, file, registry or NoLibrary())
 
 
+def check_file(file: s.File, registry: Registry | None = None) -> list[Graph]:
+    """Every rule of a file, and each primitive inside a small rule of its own."""
+    from .probe import probe
+
+    rules = [item for item in file.items if isinstance(item, s.Rule)]
+    primitives = [item for item in file.items if isinstance(item, s.Primitive)]
+    probes = [p for p in map(probe, primitives) if p is not None]
+    if not rules and not primitives and not any(isinstance(i, s.Bundle) for i in file.items):
+        check(file, registry)
+    graphs, wrong = [], []
+    for tree in [*rules, *probes]:
+        try:
+            graphs.append(check_rule(tree, file, registry or NoLibrary()))
+        except CompileError as error:
+            wrong += [d for d in error.diagnostics if d not in wrong]
+    if wrong:
+        raise CompileError(wrong)
+    return graphs
+
+
 def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
     """Read one rule; read it twice where it names slots of steps that stand further down."""
     ctx = _read(tree, file, registry, {})

@@ -15,7 +15,7 @@ from . import syntax as s
 from .ir import Node, inputs_of, postorder
 from .ops import OPS
 from .scope import Context, Scope
-from .source import Source, Span
+from .source import NOWHERE, Span
 from .types import MODEL, Axis, Type, finer, union
 
 
@@ -24,7 +24,7 @@ def _partials(op: str) -> tuple[s.Expr | None, ...]:
     from .parse import parse_expression
 
     return tuple(
-        parse_expression(Source(f"<derivative of {op}>", text)) if text else None
+        parse_expression(text, NOWHERE.source, NOWHERE) if text else None
         for text in OPS[op].partials
     )
 

@@ -73,7 +73,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         start=start,
         bounds={o.name: o.bound for o in graph.options.values()},
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
-        origin=(source.path, source.text, graph.name) if source else None,
+        origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
     )  # fmt: skip
 
 

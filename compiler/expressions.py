@@ -22,7 +22,7 @@ from .scope import (
     as_node,
     constant,
 )
-from .types import REACHES, Axis, Type
+from .types import DATA, REACHES, Axis, Type
 
 
 def evaluate(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
@@ -91,6 +91,10 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
         return graph.const(CONSTANTS[name], expr.span)
     if name in REACHES:
         return AxisName(Axis(name))
+    if name == "batch":
+        return ctx.batch if ctx.batch is not None else graph.add("batch", type=DATA, known=1)
+    if name == "criterion":
+        return criterion(ctx)
     if name == "grad" or name == "d":
         from .calls import current
 
@@ -106,6 +110,38 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     if axis is not None:
         return AxisName(axis)
     return _unknown(ctx, scope, expr)
+
+
+def criterion(ctx: Context) -> Function:
+    """`criterion(outputs, labels)`: the loss of each example, where the loop gives its loss in parts."""
+    type = Type("model", (Axis("examples"),))
+
+    def apply(given: Arguments, span: Any) -> Node:
+        ctx.graph.oracles["criterion"] = type
+        values = [as_node(ctx, v, span) for v in given.positional]
+        return ctx.graph.add("oracle", *values, type=type, span=span, name="criterion")
+
+    return Function("`criterion`", apply)
+
+
+NEW_AXIS = {"grid": 0, "normal": 1, "uniform": 1, "rademacher": 1, "zeros": 1, "ones": 1, "eye": 0, "size": 0,
+            "draw": 0}  # fmt: skip
+"""Functions with an argument that may name an axis (or a source of data) which nothing declares."""
+
+
+def by_name(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
+    """`probes(n)` or `trial` where an axis is named for the first time."""
+    if isinstance(expr, s.Call) and isinstance(expr.function, s.Name) and len(expr.arguments) == 1:
+        size = node(ctx, scope, expr.arguments[0].value, "the size of an axis")
+        places = constant(size)
+        if places is not None and (places != int(places) or not 1 <= places <= 2**20):
+            ctx.error("E309", f"an axis has 1 to {2**20} places, not {places}", expr.span)
+        axis = Axis(expr.function.id, int(places) if places is not None else size)
+        ctx.axes[axis.name] = axis
+        return AxisName(axis)
+    if isinstance(expr, s.Name) and scope.find(expr.id) is None:
+        return AxisName(find_axis(ctx, scope, expr.id) or ctx.axes.get(expr.id) or Axis(expr.id))
+    return evaluate(ctx, scope, expr)
 
 
 def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
@@ -133,7 +169,7 @@ def find_axis(ctx: Context, scope: Scope, name: str) -> Axis | None:
             at = ctx.flow.get(value.key) if isinstance(value, SlotRef) else value
             types = [at.type] if isinstance(at, Node) else []
             if isinstance(value, Function) and value.objective:
-                types = [ctx.graph.objectives[value.objective]]
+                types = [ctx.graph.objectives.get(value.objective, Type())]
             for t in types:
                 for axis in t.axes:
                     if axis.name == name:
@@ -230,12 +266,14 @@ def _call(ctx: Context, scope: Scope, expr: s.Call) -> Any:
 def arguments(ctx: Context, scope: Scope, expr: s.Call) -> Arguments:
     """The evaluated arguments of a call; `over` keeps the names of axes that do not exist yet."""
     result = Arguments([], {}, wrt=expr.wrt)
-    for argument in expr.arguments:
-        value = (
-            over(ctx, scope, argument.value)
-            if argument.name in ("over", "by")
-            else evaluate(ctx, scope, argument.value)
-        )
+    place = NEW_AXIS.get(getattr(expr.function, "id", ""), -1)
+    for at, argument in enumerate(expr.arguments):
+        if argument.name in ("over", "by"):
+            value = over(ctx, scope, argument.value)
+        elif at == place and not argument.name:
+            value = by_name(ctx, scope, argument.value)
+        else:
+            value = evaluate(ctx, scope, argument.value)
         if argument.name:
             if argument.name in result.named:
                 ctx.error("E204", f"`{argument.name}` is given twice", argument.span)

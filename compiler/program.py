@@ -185,4 +185,5 @@ class Program:
     start: Callable[[str], Plan]
     bounds: dict[str, str] = field(default_factory=dict)
     evals: dict[str, str] = field(default_factory=dict)
-    origin: tuple[str, str, str] | None = None
+    origin: tuple[str, str, str] = ("<string>", "", "")
+    rebuild: Callable[..., Any] | None = None

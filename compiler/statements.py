@@ -9,6 +9,7 @@ from . import syntax as s
 from .calls import ENVIRONMENT, current, direction_key, field_of, instance, run, supplied
 from .expressions import evaluate, node, str_axis
 from .ir import Ending, Node
+from .ops import OPS
 from .oracles import named_oracle, objective
 from .primitive import Declaration, from_syntax
 from .regions import every, for_chain, if_statement, repeat
@@ -49,6 +50,9 @@ def _poison(scope: Scope, statement: s.Statement) -> None:
         scope.names.update({slot.name: POISON for slot in statement.slots})
     elif isinstance(statement, s.Return):
         scope.names["%return"] = POISON
+    elif isinstance(statement, s.Step):
+        # what the step would have changed is unknown now: no second message about it
+        (scope.block or scope).names["%broken"] = POISON
 
 
 def returned(ctx: Context, scope: Scope, declaration: Declaration, span: Span) -> Any:
@@ -121,6 +125,8 @@ def _place(ctx: Context, scope: Scope, place: s.Name | s.Index) -> str:
 def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     """Give a slot its next version."""
     old = ctx.flow[key]
+    if value.type.reach == "group" and old.type.reach == "model":
+        value = agreed(ctx, value, span)
     variable = key not in ctx.slot_of and not key.endswith("#d")
     if variable and old.type != value.type and ctx.fits(old.type, value.type):
         ctx.flow[key] = value  # a var takes the finer type
@@ -130,6 +136,19 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     else:
         ctx.flow[key] = value if key.endswith("#d") else ctx.expand(value, old.type, span)
     ctx.writes += key in ctx.slot_of
+
+
+def agreed(ctx: Context, value: Node, span: Span) -> Node:
+    """A value of the groups as one of the model: their options must agree, which the host checks."""
+    if value.type.reach != "group":
+        return value
+    if value.op == "option":
+        attrs = {k: v for k, v in value.attrs if k != "agree"}
+        type = Type("model", logical=value.type.logical)
+        return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
+    if value.op in OPS:
+        return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
+    ctx.error("E304", "a value of each group does not fit a slot of the model", span, "reduce it `over = model`")
 
 
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:
@@ -193,6 +212,8 @@ def _initial(ctx: Context, scope: Scope, slot: s.Slot, what: str) -> tuple[Node,
         type = init.type
         return init, Type(type.reach, type.axes, type.domain)
     type = type_of(ctx, scope, slot.type)
+    if init.type.reach == "group" and type.reach == "model":
+        init = agreed(ctx, init, slot.span)
     if not ctx.fits(init.type, type):
         ctx.error("E304", f"a value of type {init.type} does not fit `{slot.name}` of type {type}", slot.span)
     return ctx.expand(init, type, slot.span), type
@@ -255,6 +276,8 @@ def bundle(ctx: Context, tree: s.Bundle) -> Members:
 
 def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
     when = node(ctx, scope, statement.when, "a condition") if statement.when is not None else None
+    if "%broken" in (scope.block or scope).names:
+        raise Stop
     if statement.kind == "step":
         d = as_node(ctx, current(ctx, scope, "d", statement.span), statement.span)
         size = node(ctx, scope, statement.call, "a step size")

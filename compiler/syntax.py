@@ -163,7 +163,7 @@ class AxisType(Syntax):
 
 @dataclass(frozen=True)
 class TypeExpr(Syntax):
-    """`element[rank(r)]`, `model`; for what is no array `objective`, `field`, `data`, `function`."""
+    """`element[rank(r)]`, `model`; what is no array is `objective`, `field`, `data`, `function`."""
 
     reach: str
     axes: tuple[AxisType, ...] = ()

@@ -255,9 +255,7 @@ def optimizer_class(program: Program) -> type[Optimizer]:
 
 def _reduce(self: Optimizer, protocol: int) -> Any:
     """Classes of compiled rules are rebuilt from their text, since no module holds them."""
-    from .rebuild import rebuild
-
-    return rebuild, (self.program.origin,), self.__getstate__()
+    return self.program.rebuild, self.program.origin, self.__getstate__()
 
 
 def parameters_of(groups: Iterable[dict[str, Any]]) -> list[Tensor]:

@@ -1,0 +1,33 @@
+"""A small rule around a primitive, so that a primitive can be checked, tested and shown by itself."""
+
+from __future__ import annotations
+
+from . import syntax as s
+from .calls import supplied
+
+_NUMBER = s.Number(1, "1")
+
+
+def probe(tree: s.Primitive) -> s.Rule | None:
+    """`rule probe(): KIND name(...)`, with the losses that its inputs ask for; None for functions."""
+    if tree.kind == "function":
+        return None
+    body: list[s.Statement] = []
+    arguments: list[s.Argument] = []
+    for item in tree.inputs:
+        if item.type is not None and item.type.reach == "element" and item.type.axes:
+            type = s.TypeExpr("model", item.type.axes)
+            body.append(s.Declare("loss", (s.Slot("probe_loss", type),)))
+        elif item.type is not None and item.type.reach == "objective":
+            body.append(s.Declare("loss", (s.Slot(item.name),)))
+            arguments.append(s.Argument("", s.Name(item.name)))
+        elif supplied(item, tree.kind) == "":
+            arguments.append(s.Argument("", s.Name("w") if item.type is None else _NUMBER))
+    arguments += [s.Argument(o.name, _NUMBER) for o in tree.options if o.default is None]
+    call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
+    if tree.kind == "stepsize":
+        body.append(s.Step("step", call, span=tree.span))
+    else:
+        body.append(s.Step(tree.kind, call, span=tree.span))
+        body.append(s.Step("step", _NUMBER, span=tree.span))
+    return s.Rule("probe", (), tuple(body), span=tree.span)
