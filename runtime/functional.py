@@ -1,0 +1,201 @@
+"""A rule as a pure step over a tensor or a pytree of tensors.
+
+    step = optc.functional("adam.opt")
+    state = step.init(w)
+    w, state, metrics = step(w, state, loss=loss)      # or gradient=g, where that is all the rule asks
+
+Nothing is written in place, so the step may be traced by torch.compile and differentiated through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..compiler.program import Program
+from . import execute
+from .layout import HostRows, Layout
+from .state import fresh
+
+State = dict[str, Any]
+
+
+class Step:
+    """`init(w)` gives the state, the call gives the next point, the next state and the metrics."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self._plans: dict[tuple[bool, ...], Any] = {}
+
+    def init(self, w: Any, **options: Any) -> State:
+        """The state before the first step; `options` stay as they are until they are given again."""
+        leaves, _ = pytree.tree_flatten(w)
+        unknown = [n for n in options if n not in self.program.options]
+        if unknown:
+            raise TypeError(f"{self.program.name} has no option {unknown[0]!r}")
+        missing = [n for n, d in self.program.options.items() if d is None and n not in options]
+        if missing:
+            raise TypeError(f"{self.program.name} needs the option {missing[0]!r}")
+        return {
+            "options": {**self.program.options, **options},
+            "slots": {},
+            "t": [0] * len(leaves),
+            "calls": 0,
+            "steps": 0,
+        }
+
+    def __call__(
+        self,
+        w: Any,
+        state: State,
+        *,
+        loss: Callable[[Any], Tensor] | None = None,
+        gradient: Any = None,
+        batch: Any = None,
+        seed: int = 0,
+        inputs: dict[str, Any] | None = None,
+        oracles: dict[str, Callable[..., Any]] | None = None,
+        **options: Any,
+    ) -> tuple[Any, State, dict[str, Any]]:
+        """One step. `loss` is a function of the point (and of the batch, if one is given)."""
+        leaves, spec = pytree.tree_flatten(w)
+        group = {**state["options"], **options, "params": leaves}
+        layout = Layout(self.program, [group])
+        t = [n + 1 for n in state["t"]]
+        call, steps = state["calls"] + 1, state["steps"] + 1
+        host = HostRows(layout, [group], t, call, steps, inputs or {})
+        bits = host.conditions()
+        if bits not in self._plans:
+            self._plans[bits] = self.program.plan(bits)
+        plan = self._plans[bits]
+        slots: dict[str, Any] = {n: [leaves[i] for i in layout.members[n]] for n in self.program.targets}
+        slots.update(state["slots"])
+        frame = execute.Frame(
+            self.program, leaves, layout.members, layout.groups, slots, host.rows(plan.host),
+            host.group_rows(plan.host), Given(spec, loss, gradient, oracles or {}, layout), batch, call, seed,
+            functional=True,
+        )  # fmt: skip
+        self._begin(frame, host)
+        outcome = execute.step(plan, frame, [])
+        took = frame.took or [True] * len(leaves)
+        after = {
+            "options": state["options"] | options,
+            "slots": {k: v for k, v in frame.slots.items() if k not in self.program.targets},
+            "t": [n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)],
+            "calls": call,
+            "steps": steps if outcome == "commit" else steps - 1,
+        }
+        moved = list(leaves)
+        for target in self.program.targets:
+            for i, value in zip(layout.members[target], frame.slots[target], strict=True):
+                moved[i] = value
+        metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
+        return pytree.tree_unflatten(moved, spec), after, metrics
+
+    def _begin(self, frame: execute.Frame, host: HostRows) -> None:
+        for name, spec in self.program.slots.items():
+            if spec.kind != "state" or name in frame.slots:
+                continue
+            plan = self.program.start(name)
+            inner = execute.Frame(
+                frame.program, frame.tensors, frame.members, frame.groups, frame.slots, host.rows(plan.host),
+                host.group_rows(plan.host), frame.loop, frame.batch, frame.call, frame.seed, functional=True,
+            )  # fmt: skip
+            execute.run(plan, inner)
+            value = inner.get(plan.metrics["value"])
+            if isinstance(value, list) and spec.reach not in ("model", "group"):
+                members = frame.members[spec.domain]
+                value = [fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)]
+            frame.slots[name] = value
+
+
+class Given:
+    """The oracles of a functional step: a loss to differentiate, a gradient, or named functions."""
+
+    level = "objective"
+
+    def __init__(self, spec: Any, loss: Any, gradient: Any, oracles: dict[str, Any], layout: Layout):
+        self.spec, self.loss, self.oracles, self.layout = spec, loss, oracles, layout
+        self.gradient = None if gradient is None else pytree.tree_flatten(gradient)[0]
+        self.losses = {k: v for k, v in oracles.items()}
+
+    def _function(self, objective: str) -> Callable[..., Tensor]:
+        found = self.losses.get(objective, self.loss)
+        if found is None:
+            raise RuntimeError(f"the rule evaluates `{objective}`: pass loss=, or oracles={{{objective!r}: ...}}")
+        return found
+
+    def _at(self, objective: str, points: Any, data: Any) -> tuple[Callable[..., Tensor], dict[str, list[Tensor]]]:
+        held = self.layout.targets()
+        whole = {t: list(held[t]) if p is None else list(p) for t, p in points.items()}
+        function = self._function(objective)
+
+        def call(parts: dict[str, list[Tensor]]) -> Tensor:
+            leaves: list[Any] = list(self.layout.params)
+            for t, values in parts.items():
+                for i, v in zip(self.layout.members[t], values, strict=True):
+                    leaves[i] = v
+            point = pytree.tree_unflatten(leaves, self.spec)
+            return function(point) if data is None else function(point, data)
+
+        return call, whole
+
+    def evaluate(
+        self, objective: str, points: Any, data: Any, *, value: bool, gradients: tuple[str, ...], parts: Any = None
+    ) -> tuple[Any, dict[str, list[Any]]]:
+        if self.gradient is not None and not value and all(p is None for p in points.values()):
+            return None, {t: [self.gradient[i] for i in self.layout.members[t]] for t in gradients}
+        call, at = self._at(objective, points, data)
+        if not gradients:
+            return call(at), {}
+        wanted = {t: at[t] for t in gradients}
+
+        def of(chosen: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+            result = call({**at, **chosen})
+            return result, result
+
+        if self._axes(objective):
+            g = torch.func.jacrev(lambda c: of(c)[0])(wanted)
+            return call(at) if value else None, g
+        g, loss = torch.func.grad(of, has_aux=True)(wanted)
+        return loss, g
+
+    def _axes(self, objective: str) -> int:
+        return int(self.layout.program.objectives.get(objective, 0))
+
+    def hvp(self, objective: str, points: Any, data: Any, wrt: str, of: str, vector: list[Tensor]) -> list[Tensor]:
+        call, at = self._at(objective, points, data)
+
+        def product(chosen: list[Tensor]) -> Tensor:
+            g = torch.func.grad(lambda o: call({**at, wrt: chosen, of: o} if of != wrt else {**at, of: o}))(
+                chosen if of == wrt else at[of]
+            )
+            return sum((a * b).sum() for a, b in zip(g, vector, strict=True))  # type: ignore[return-value]
+
+        return torch.func.grad(product)(at[wrt])
+
+    def jvp(self, objective: str, points: Any, data: Any, wrt: str, vector: list[Tensor]) -> Tensor:
+        call, at = self._at(objective, points, data)
+        return torch.func.jvp(lambda c: call({**at, wrt: c}), (at[wrt],), (list(vector),))[1]
+
+    def vjp(self, objective: str, points: Any, data: Any, wrt: str, weights: Tensor) -> list[Tensor]:
+        call, at = self._at(objective, points, data)
+        result, back = torch.func.vjp(lambda c: call({**at, wrt: c}), at[wrt])
+        return back(weights.to(result.dtype))[0]
+
+    def call(self, name: str, arguments: list[Any]) -> Any:
+        if name not in self.oracles:
+            raise RuntimeError(f"the rule calls `{name}`: pass oracles={{{name!r}: ...}}")
+        return self.oracles[name](*arguments)
+
+    def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
+        if op in self.oracles:
+            return self.oracles[op](*arguments)
+        raise RuntimeError(f"the rule asks for data by `{op}`: pass oracles={{{op!r}: ...}}")
+
+    def finish(self) -> None:
+        """Nothing was changed."""
