@@ -63,11 +63,20 @@ static void run_threads(const job *whole, int64_t threads)
 
 typedef int32_t parallel_for(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
+/* Chunks that are worth a thread, as many elements as torch takes. */
+static int64_t grain_of(const optc_args *args)
+{
+    int64_t elements = 1;
+    for (int64_t chunk = 0; chunk < args->chunks; chunk++)
+        elements += optc_length(args, chunk);
+    return (args->chunks * 32768 + elements - 1) / elements;
+}
+
 /* Runs every chunk; `loop` is torch's own parallel loop, or NULL. Not zero: torch failed. */
-int32_t optc_launch(parallel_for *loop, optc_phase *phase, const optc_args *args, int64_t grain,
-                    int64_t threads)
+int32_t optc_launch(parallel_for *loop, optc_phase *phase, const optc_args *args, int64_t threads)
 {
     job whole = {phase, args, 0, args->chunks};
+    int64_t grain = threads > 1 ? grain_of(args) : 0;
     if (args->chunks == 0)
         return 0;
     if (threads <= 1 || args->chunks <= grain) {

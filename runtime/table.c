@@ -47,6 +47,7 @@ typedef struct {
     int64_t rows, columns;
     uintptr_t *addr;        /* [columns][rows] */
     int64_t *numel;         /* [rows] */
+    uint64_t *layout;       /* [rows], hash of shape and strides */
     int32_t *verdict;       /* [rows] */
     const int32_t *dtype;   /* [columns], code << 8 | bits */
     const uint8_t *loose;   /* [columns], 1: any shape, but contiguous */
@@ -145,6 +146,17 @@ static int same_strides(const tensor *a, const tensor *b)
     return 1;
 }
 
+/* Swapped data may lie at the same place in another order: the state would then be read wrongly. */
+static uint64_t layout(const tensor *x)
+{
+    uint64_t hash = (uint64_t)x->ndim;
+    for (int32_t i = 0; i < x->ndim; i++) {
+        hash = (hash ^ (uint64_t)x->shape[i]) * 0x9E3779B97F4A7C15u;
+        hash = (hash ^ (hash >> 32) ^ (uint64_t)(x->strides ? x->strides[i] : 0)) * 0xBF58476D1CE4E5B9u;
+    }
+    return hash;
+}
+
 static int describe(const table *t, int64_t column, PyObject *value, tensor *x)
 {
     if (!is_plain(t, value))
@@ -192,7 +204,7 @@ static int aliased(const table *t, int64_t row)
 {
     for (int64_t a = 0; a < t->columns; a++)
         for (int64_t b = 0; b < a; b++)
-            if (t->addr[a * t->rows + row] == t->addr[b * t->rows + row])
+            if (t->addr[a * t->rows + row] && t->addr[a * t->rows + row] == t->addr[b * t->rows + row])
                 return 1;
     return 0;
 }
@@ -205,8 +217,9 @@ static int parameter(table *t, int64_t row, PyObject *value, tensor *p)
     int64_t n = count(p);
     uintptr_t *place = &t->addr[t->parameter * t->rows + row];
     t->changed |= t->numel[row] != n;
-    t->moved |= *place != address(p) || t->numel[row] != n;
+    t->moved |= *place != address(p) || t->layout[row] != layout(p);
     t->numel[row] = n;
+    t->layout[row] = layout(p);
     *place = address(p);
     if (n == 0)
         return EMPTY;
@@ -215,7 +228,7 @@ static int parameter(table *t, int64_t row, PyObject *value, tensor *p)
 
 static PyObject *cell(const table *t, PyObject *list, PyObject *parameters, int64_t row)
 {
-    if (parameters != NULL) {
+    if (parameters != &_Py_NoneStruct) {
         PyObject *gradient = PyObject_GetAttr(PyList_GetItem(parameters, row), t->grad);
         if (gradient == NULL || PyList_SetItem(list, row, gradient) != 0)
             return NULL;
@@ -249,7 +262,7 @@ static int fill_row(table *t, PyObject *columns, const int32_t *which, int64_t n
 }
 
 /* Fills the columns `which` for all rows. `parameters`: take gradients from there into the (only)
-   column; NULL: they are in the lists already. Returns 0, or -1 with a Python error. */
+   column; None: they are in the lists already. Returns 0, or -1 with a Python error. */
 int32_t optc_fill(table *t, PyObject *columns, const int32_t *which, int64_t n,
                   PyObject *parameters)
 {
@@ -259,7 +272,7 @@ int32_t optc_fill(table *t, PyObject *columns, const int32_t *which, int64_t n,
         if (verdict < 0)
             return -1;
         int reason = verdict & 0xff;
-        if (reason <= EMPTY)
+        if (reason <= EMPTY || reason == BLOCKED)
             verdict = reason;
         else
             t->trouble++;

@@ -1,0 +1,351 @@
+"""The pointer table of a phase: where each tensor lies, checked anew before each launch.
+
+Rows are parameters, columns are what the phase reads and writes for each of them. A row keeps its
+number for the life of the table: one that drops out (no gradient, empty) only loses its chunks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from . import native
+from .tensors import (
+    Refused,
+    dlpack_code,
+    examine,
+    examine_parameter,
+    is_plain,
+    local,
+    overlapping,
+    real,
+)
+
+Column = Sequence[Tensor | None]
+
+# The verdicts of table.c that are answers; the others between them are questions to Python.
+KERNEL, ABSENT, EMPTY, BLOCKED = 0, 1, 2, 13
+WORDS = {KERNEL: "kernel", ABSENT: "absent", EMPTY: "empty", BLOCKED: "eager"}
+DEVICES = {"cpu": 1, "cuda": 10 if torch.version.hip else 2}
+
+
+class _Table(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "columns")),
+        *((name, ctypes.c_void_p) for name in ("addr", "numel", "layout", "verdict")),
+        *((name, ctypes.c_void_p) for name in ("dtype", "loose", "blocked", "plain")),
+        ("plain_count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("api", "is_neg", "grad")),
+        *((name, ctypes.c_int32) for name in ("device_type", "device_id", "parameter")),
+        *((name, ctypes.c_int32) for name in ("changed", "moved", "trouble")),
+    ]
+
+
+class Table:
+    """Addresses, sizes and chunks of the tensors of one dtype signature on one device.
+
+    It keeps every tensor of its columns alive; those of `fresh` columns until `release`.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column | None],
+        dtypes: Sequence[torch.dtype],
+        *,
+        device: torch.device | str = "cpu",
+        parameter: int = 0,
+        fresh: Collection[int] = (1,),
+        written: Collection[int] | None = None,
+        loose: Collection[int] = (),
+        names: Sequence[str] | None = None,
+        cell_offset: Sequence[int] | None = None,
+    ) -> None:
+        self.parameters = _parameters(columns[parameter], names)
+        self.rows, self.columns, self.parameter = len(self.parameters), len(columns), parameter
+        self.names = list(names or (f"parameter {row}" for row in range(self.rows)))
+        self.dtypes, self.device = list(dtypes), torch.empty(0, device=device).device
+        self.fresh, self.loose = sorted(fresh), frozenset(loose)
+        self.written = set(range(self.columns)) - set(fresh) if written is None else set(written)
+        self.copied: set[int] = set()
+        self._scratch: dict[tuple[int, int], Tensor] = {}
+        self._wrapped = not all(_direct(tensor) for tensor in self.parameters)
+        self._given = [c for c in range(self.columns) if columns[c] is not None]
+        self._lists = [self._list(c, column) for c, column in enumerate(columns)]
+        sizes = [tensor.numel() for tensor in self._lists[parameter] if tensor is not None]
+        offsets = list(accumulate(sizes, initial=0))[:-1] if cell_offset is None else cell_offset
+        self.cell_offset = torch.tensor(offsets, dtype=torch.int64)
+        self._allocate()
+        self._fill_all()
+        self._cut()
+
+    @classmethod
+    def build(cls, columns: Sequence[Column | None], dtypes: Sequence[torch.dtype], **options):
+        """The table of `columns`, each with a dtype; a column that comes later is None."""
+        return cls(columns, dtypes, **options)
+
+    def refresh(self, fresh: Mapping[int, Column] | None = None) -> None:
+        """Take the gradients from the parameters, or from `fresh`, and check them again."""
+        source = None
+        if fresh is None and len(self.fresh) == 1:
+            if self._wrapped:
+                fresh = {self.fresh[0]: [tensor.grad for tensor in self.parameters]}
+            else:
+                source, fresh = self.parameters, {self.fresh[0]: [None] * self.rows}
+        elif fresh is None:
+            raise ValueError(f"gradients for the columns {self.fresh} have to be given")
+        if self._wrapped:
+            self._lists[self.parameter] = self._list(self.parameter, self.parameters)
+        for column, tensors in fresh.items():
+            if len(tensors) != self.rows:
+                raise ValueError(f"column {column} has {len(tensors)} tensors, not {self.rows}")
+            self._lists[column] = self._list(column, tensors)
+        self._given = sorted({*self._given, *fresh})
+        changed, moved = self._fill(list(fresh), source)
+        if moved:
+            self._fill_all()
+        if changed or moved:
+            self._cut()
+
+    def release(self) -> None:
+        """Let go of the gradients: a table that held them would double their memory."""
+        for column in self.fresh:
+            self._lists[column] = [None] * self.rows
+        self._given = [column for column in self._given if column not in self.fresh]
+
+    def column(self, column: int) -> list[Tensor | None]:
+        """The tensors behind the addresses of a column."""
+        return self._lists[column]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every column has tensors behind its addresses."""
+        return len(self._given) == self.columns
+
+    @property
+    def verdicts(self) -> list[str]:
+        """`kernel`, `copy`, `eager`, `absent` or `empty` for each row."""
+        found = [WORDS[verdict] for verdict in self._verdict]
+        for row in self.copied:
+            found[row] = "copy"
+        return found
+
+    @property
+    def eager(self) -> list[int]:
+        """The rows that need torch operations instead of the kernel."""
+        return [row for row, verdict in enumerate(self._verdict) if verdict == BLOCKED]
+
+    def _list(self, column: int, tensors: Column | None) -> list[Tensor | None]:
+        """The tensors that hold the data themselves."""
+        if tensors is None:
+            return [None] * self.rows
+        found = list(tensors)
+        for row, tensor in enumerate(found):
+            if tensor is not None and self._wrapped and not _direct(tensor):
+                try:
+                    found[row] = real(local(tensor, self.parameters[row]))
+                except Refused as why:
+                    raise self._error(column, row, why) from None
+        return found
+
+    def _error(self, column: int, row: int, why: Exception) -> ValueError:
+        kinds = {self.parameter: ""} | {fresh: "the gradient of " for fresh in self.fresh}
+        return ValueError(f"{kinds.get(column, f'column {column} of ')}{self.names[row]} {why}")
+
+    def _allocate(self) -> None:
+        """Memory that keeps its place; in torch tensors what is copied to a device as a whole."""
+        self.addr = torch.zeros(self.columns, self.rows, dtype=torch.int64)
+        self.numel = torch.zeros(self.rows, dtype=torch.int64)
+        self.chunk_row = self.chunk_start = torch.zeros(0, dtype=torch.int64)
+        self.chunks = self.elements = 0
+        self._layout = (ctypes.c_uint64 * self.rows)()
+        self._verdict = (ctypes.c_int32 * self.rows)(*[-1] * self.rows)
+        self._blocked = (ctypes.c_uint8 * self.rows)()
+        loose = [column in self.loose for column in range(self.columns)]
+        self._loose = (ctypes.c_uint8 * self.columns)(*loose)
+        self._dtype = (ctypes.c_int32 * self.columns)(*map(dlpack_code, self.dtypes))
+        self.plain: list[type] = []
+        self._struct = _struct(self)
+
+    def _fill_all(self) -> None:
+        """Check every column: at the start, and when a parameter lies elsewhere."""
+        for row in range(self.rows):
+            self._blocked[row] = 0
+        self._fill(self._given, None)
+        starts, numel = self.addr[self._given], self.numel
+        sizes = torch.stack([numel * self.dtypes[column].itemsize for column in self._given])
+        written = torch.tensor([column in self.written for column in self._given])
+        shared = overlapping(
+            starts.flatten(), sizes.flatten(), written.repeat_interleave(self.rows)
+        )
+        for row in shared.view(-1, self.rows).any(0).nonzero().flatten().tolist():
+            self._block(row)
+
+    def _block(self, row: int) -> None:
+        self._blocked[row] = 1
+        if self._verdict[row] == KERNEL:
+            self._verdict[row] = BLOCKED
+
+    def _fill(self, which: list[int], source: list[Tensor] | None) -> tuple[bool, bool]:
+        """Addresses and verdicts of the columns `which`; whether rows changed, parameters moved."""
+        if self._struct is None:
+            if source is not None:
+                self._lists[which[0]] = self._list(which[0], [p.grad for p in source])
+            before = self.addr[self.parameter].clone()
+            self.copied.clear()
+            for row in range(self.rows):
+                self._verdict[row] = self._look(row, which)
+            return True, not torch.equal(before, self.addr[self.parameter])
+        numbers = (ctypes.c_int32 * len(which))(*which)
+        place = ctypes.addressof(numbers)
+        _library().optc_fill(ctypes.addressof(self._struct), self._lists, place, len(which), source)
+        doubtful = []
+        if self._struct.trouble:
+            doubtful = [r for r, verdict in enumerate(self._verdict) if verdict not in WORDS]
+        changed = bool(self._struct.changed or self.copied)
+        self.copied.clear()
+        for row in doubtful:
+            self._verdict[row] = self._look(row, which)
+        return changed or bool(doubtful), bool(self._struct.moved)
+
+    def _look(self, row: int, which: Sequence[int]) -> int:
+        """The same checks in Python, with the reasons in words."""
+        own = self._lists[self.parameter][row]
+        tensors = {c: t for c in which if (t := self._lists[c][row]) is not None}
+        if own is None or len(tensors) < len(which):
+            return ABSENT
+        column = self.parameter
+        try:
+            verdict = examine_parameter(own, self.dtypes[column], self.device)
+            self.numel[row] = own.numel()
+            self.addr[column, row] = own.data_ptr()
+            if own.numel() == 0:
+                return EMPTY
+            for column, tensor in tensors.items():
+                if column != self.parameter and verdict == "kernel":
+                    verdict = self._place(row, column, tensor, own)
+        except Refused as why:
+            raise self._error(column, row, why) from None
+        if verdict == "kernel" and not self._distinct(row, tensors, own):
+            verdict = "eager"
+        if verdict == "eager":
+            self._blocked[row] = 1
+        return BLOCKED if self._blocked[row] else KERNEL
+
+    def _place(self, row: int, column: int, tensor: Tensor, own: Tensor) -> str:
+        """Put one address into the table, that of a copy where the gradient lies otherwise."""
+        loose = column in self.loose
+        verdict = examine(tensor, own, self.dtypes[column], self.device, loose=loose)
+        if verdict == "copy" and column in self.fresh:
+            tensor = self._copy(row, column, tensor, own)
+            verdict = "kernel"
+        self.addr[column, row] = tensor.data_ptr()
+        return "kernel" if verdict == "kernel" else "eager"
+
+    def _distinct(self, row: int, tensors: Mapping[int, Tensor], own: Tensor) -> bool:
+        """Whether no two columns name one address, after gradients that did were copied."""
+        for column in {*self.fresh} & {*tensors}:
+            places = self.addr[self._given, row].tolist()
+            if places.count(int(self.addr[column, row])) > 1:
+                copy = self._copy(row, column, tensors[column], own)
+                self.addr[column, row] = copy.data_ptr()
+        places = self.addr[self._given, row].tolist()
+        return len(set(places)) == len(places)
+
+    def _copy(self, row: int, column: int, tensor: Tensor, own: Tensor) -> Tensor:
+        """A scratch tensor in the layout of the parameter; copying resolves the sign."""
+        like = torch.empty(tensor.shape, device="meta") if column in self.loose else own
+        scratch = self._scratch.get((column, row))
+        if scratch is None or scratch.shape != like.shape or scratch.stride() != like.stride():
+            scratch = torch.empty_strided(
+                like.shape, like.stride(), dtype=self.dtypes[column], device=self.device
+            )
+            self._scratch[column, row] = scratch
+        self.copied.add(row)
+        return scratch.copy_(tensor.detach())
+
+    def _cut(self) -> None:
+        """Cut the kept rows into chunks."""
+        numel, verdict = self.numel.data_ptr(), self._verdict
+        count = _library().optc_chunks(numel, verdict, self.rows, None, None)
+        if count > len(self.chunk_row):
+            self.chunk_row = torch.zeros(count, dtype=torch.int64)
+            self.chunk_start = torch.zeros(count, dtype=torch.int64)
+        places = self.chunk_row.data_ptr(), self.chunk_start.data_ptr()
+        self.chunks = _library().optc_chunks(numel, verdict, self.rows, *places)
+
+
+def _parameters(column: Column | None, names: Sequence[str] | None) -> list[Tensor]:
+    """The parameters, each of them once."""
+    found: dict[int, int] = {}
+    for row, tensor in enumerate(column or ()):
+        name = names[row] if names else f"parameter {row}"
+        if tensor is None:
+            raise ValueError(f"{name} is None")
+        first = found.setdefault(id(tensor), row)
+        if first != row:
+            other = names[first] if names else f"parameter {first}"
+            raise ValueError(f"{name} is the same tensor as {other}: list it once")
+    return [tensor for tensor in column or () if tensor is not None]
+
+
+def _direct(tensor: Tensor) -> bool:
+    return is_plain(type(tensor)) and not tensor.is_complex()
+
+
+def source() -> str:
+    """The C text that is the same for every rule."""
+    return native.text("args.h") + native.text("launch.c") + native.text("table.c")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = native.load(source(), kind=ctypes.PyDLL)
+    place, size, anything = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
+    library.optc_fill.argtypes = [place, anything, place, size, anything]
+    library.optc_fill.restype = None
+    library.optc_chunks.argtypes = [place, place, size, place, place]
+    library.optc_chunks.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def exchange() -> int | None:
+    """The address of torch's DLPack functions; older versions of torch have none."""
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if capsule is None:
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    place = pointer(capsule, b"dlpack_exchange_api")
+    major = ctypes.c_uint32.from_address(place).value
+    # After the header (version and a pointer) the fourth function describes a tensor.
+    describe = ctypes.c_void_p.from_address(place + 16 + 3 * 8).value
+    return place if major == 1 and describe else None
+
+
+def _struct(table: Table) -> _Table | None:
+    """What C needs to know of a table; None where only the checks in Python can be used."""
+    api, kind = exchange(), DEVICES.get(table.device.type)
+    if api is None or kind is None:
+        return None
+    types = {type(tensor) for tensor in table.parameters} | {Tensor, torch.nn.Parameter}
+    # Types are known by their address; the list keeps them where they are.
+    table.plain = [one for one in types if is_plain(one)]
+    addresses = (ctypes.c_size_t * len(table.plain))(*map(id, table.plain))
+    memory = [table._layout, table._verdict, table._dtype, table._loose, table._blocked, addresses]
+    struct = _Table(
+        *(table.rows, table.columns, table.addr.data_ptr(), table.numel.data_ptr()),
+        *(ctypes.addressof(array) for array in memory),
+        *(len(table.plain), api, id(_IS_NEG), id(_GRAD)),
+        *(kind, table.device.index or 0, table.parameter),
+    )
+    struct.keep = addresses
+    return struct
+
+
+_IS_NEG, _GRAD = Tensor.is_neg, "grad"
