@@ -56,7 +56,8 @@ class Builder(Expressions):
         return Several(items, self.span(items) if items else None)
 
     def block(self, children: list[Any]) -> Several:
-        return children[3]  # type: ignore[no-any-return]
+        block: Several = children[3]
+        return block
 
     def rule(self, children: list[Any]) -> s.Rule:
         _, name, sig, over, body = children

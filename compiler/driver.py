@@ -36,6 +36,7 @@ def compile_source(source: Source, registry: Registry | None = None, rule: str =
 def program(graph: Graph, source: Source | None = None) -> Any:
     """Lower a graph to a Program; its variants are lowered when they are first needed."""
     from .analysis import loop_level
+    from .emit.c import print_phase
     from .emit.host import host_module
     from .emit.lower import plan
     from .passes.specialise import conditions, specialise
@@ -71,6 +72,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         conditions=host_module(bits),
         plan=lambda values: plan(specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph),
         start=start,
+        print_kernel=print_phase,
         bounds={o.name: o.bound for o in graph.options.values()},
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),

@@ -49,7 +49,26 @@ class Compute:
     outputs: list[Output]
     module: fx.GraphModule
     in_place: set[str] = field(default_factory=set)
-    source: str = ""
+    sources: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def columns(self) -> tuple[list[str], list[int]]:
+        """The columns of a kernel's table, and the column that each output goes to.
+
+        A slot that is read and written in place is one column; an output with no slot is called by
+        its value.
+        """
+        names = [p.source for p in self.inputs if p.how == "cell"]
+        places = []
+        for output in self.outputs:
+            if output.combine:
+                places.append(-1)
+                continue
+            name = f"slot:{output.slot}" if output.slot else output.value
+            if name not in names:
+                names.append(name)
+            places.append(names.index(name))
+        return names, places
+
 
 
 @dataclass
@@ -187,3 +206,4 @@ class Program:
     evals: dict[str, str] = field(default_factory=dict)
     origin: tuple[str, str, str] = ("<string>", "", "")
     rebuild: Callable[..., Any] | None = None
+    print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None

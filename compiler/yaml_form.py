@@ -60,7 +60,14 @@ class _Reader(Statements):
         common = {"span": self.nodes.span(node), **self.notes(entries)}
         name = self.nodes.name(entries[head][1])
         read = _ITEMS.get(head, _Reader.primitive)
-        return [read(self, head, name, entries, common)]
+        item = read(self, head, name, entries, common)
+        named = [part for key in ("inputs", "options") for part in getattr(item, key, ())]
+        named += [s.Input(n) for bind in getattr(item, "members", ()) for n in bind.names]
+        self.distinct([(node, part.name) for part in named])
+        parts = [getattr(item, part, ()) for part in ("doc", "body", "checks", "members")]
+        if isinstance(item, s.Rule | s.Primitive | s.Bundle) and not (any(parts) or self.found):
+            self.nodes.fail("E113", f"the {head} `{name}` says nothing", common["span"])
+        return [item]
 
     def rule(self, head: str, name: str, entries: Entries, common: Any) -> s.Rule:
         over = entries.get("over")
@@ -138,6 +145,8 @@ class _Reader(Statements):
             self.nodes.fail("E113", "a check has its name and `lines`", self.nodes.span(node))
         name = self.nodes.name(entries["check"][1])
         lines = self.each(self.nodes.sequence(entries["lines"][1], "`lines`"), self.check_line)
+        if not lines and not self.found:
+            self.nodes.fail("E113", "a check has `lines`", self.nodes.span(node))
         common = {"span": self.nodes.span(node), **self.notes(entries)}
         return [s.Check(name, lines, **common)]
 
@@ -148,6 +157,9 @@ class _Reader(Statements):
             self.nodes.fail("E113", "a line of a check says what it `gives`", self.nodes.span(node))
         given = self.arguments(entries["given"][1], False) if "given" in entries else ()
         gives = self.arguments(entries["gives"][1], True)
+        if not gives:
+            self.nodes.fail("E113", "a line of a check gives something", self.nodes.span(node))
+        self.distinct([(node, a.name) for a in gives if a.name])
         common = {"span": self.nodes.span(node), **self.notes(entries)}
         return [s.CheckLine(given, gives, self.maybe(entries, "within"), **common)]
 

@@ -91,11 +91,15 @@ class Nodes:
         value: str = node.value
         return value
 
-    def line(self, node: Node, what: str) -> str:
-        value = self.scalar(node, what).strip()
+    def text(self, node: Node, what: str) -> str:
+        """A text on one line."""
+        value = self.scalar(node, what)
         if "\n" in value:
             self.fail("E113", f"{what} is one line", self.span(node))
         return value
+
+    def line(self, node: Node, what: str) -> str:
+        return self.text(node, what).strip()
 
     def name(self, node: Node, what: str = "a name") -> str:
         value = self.scalar(node, what)

@@ -9,6 +9,7 @@ import yaml
 
 from . import syntax as s
 from .builder import clean_doc
+from .expression_text import text
 from .parse import parse_expression
 from .source import CompileError, Diagnostic, Source, Span, nearest
 from .yaml_nodes import Node, Nodes
@@ -104,13 +105,10 @@ class Statements:
         if "doc" not in entries:
             return ""
         node = entries["doc"][1]
-        text = self.nodes.scalar(node, "a doc string")
-        if '"""' in text:
+        doc = self.nodes.scalar(node, "a doc string")
+        if '"""' in doc:
             self.nodes.fail("E113", 'a doc string has no `"""`', self.nodes.span(node))
-        return clean_doc(f"\n{text}")
-
-    def text(self, node: Node, what: str) -> str:
-        return self.nodes.line(node, what)
+        return clean_doc(f"\n{doc}")
 
     def inputs(self, entries: Entries) -> tuple[s.Input, ...]:
         if "inputs" not in entries:
@@ -191,8 +189,8 @@ class Statements:
     def binds(self, node: Node, common: dict[str, Any]) -> list[s.Bind]:
         """A bind an entry; the comments belong to the first."""
         result: list[s.Bind] = []
-        for text, (key, value) in self.nodes.mapping(node, "`bind`").items():
-            names = tuple(part.strip() for part in text.split(","))
+        for left, (key, value) in self.nodes.mapping(node, "`bind`").items():
+            names = tuple(part.strip() for part in left.split(","))
             for name in names:
                 self.nodes.name(yaml.ScalarNode("", name, key.start_mark, key.end_mark))
             self.distinct([(key, name) for name in names])
@@ -228,7 +226,10 @@ class Statements:
         keys = ("inputs", "type") if head == "oracle" else ("type", "value")
         self.nodes.known(parts, keys, f"a slot of `{head}`")
         type = self.type(parts["type"][1]) if "type" in parts else None
-        parameters = tuple(i.name for i in self.inputs(parts))
+        inputs = self.inputs(parts)
+        if any(i.type is not None for i in inputs):
+            self.nodes.fail("E113", "the inputs of an oracle are names only", span)
+        parameters = tuple(i.name for i in inputs)
         return s.Slot(name, type, self.maybe(parts, "value"), parameters, span=span)
 
     def write(self, head: str, node: Node, entries: Entries, common: Any) -> s.Write:
@@ -237,6 +238,7 @@ class Statements:
         values = tuple(self.expr(value) for _, value in pairs)
         if not pairs:
             self.nodes.fail("E113", f"`{head}` writes nothing", self.nodes.span(node))
+        self.distinct([(node, text(place)) for place in places])
         return s.Write(places, values, head == "always", **common)
 
     def place(self, node: Node) -> s.Name | s.Index:
@@ -296,7 +298,8 @@ class Statements:
         return s.If(self.expr(node), body, self.block(entries, "else"), **common)
 
     def paper(self, head: str, node: Node, entries: Entries, common: Any) -> s.Paper:
-        address = self.text(entries["address"][1], "an address") if "address" in entries else ""
+        given = entries.get("address")
+        address = self.nodes.text(given[1], "an address") if given else ""
         if head == "address":
             return s.Paper(0, address, **common)
         number = self.expr(node)

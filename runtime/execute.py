@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Program, Route
+from .tensors import local, real
 
 FINE = ("element", "row", "column")
 LOW = (torch.bfloat16, torch.float16)
@@ -31,7 +32,7 @@ class Frame:
     members: dict[str, list[int]]
     groups: list[int]
     slots: dict[str, Any]
-    rows: list[tuple[Any, ...]]
+    rows: Any
     group_rows: list[tuple[Any, ...]]
     loop: Any
     batch: Any
@@ -41,6 +42,8 @@ class Frame:
     functional: bool = False
     kernels: Any = None
     values: dict[str, Any] = field(default_factory=dict)
+    wrapped: bool = False
+    depth: int = 0
     took: list[bool] | None = None
     written: bool = False
 
@@ -326,6 +329,8 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
         value = parts[0] if not phase.axes else stacked(parts, sizes)
         if read.what == "value":
             value = value.detach().double()
+        if frame.wrapped and isinstance(value, list):
+            value = [None if v is None else real(local(v)) for v in value]
         if read.what == "gradient" and any(frame.maximize):
             value = [v if v is None or not frame.maximize[frame.groups[i]] else -v
                      for v, i in zip(value, frame.members[read.wrt], strict=True)]  # fmt: skip
@@ -454,6 +459,7 @@ def _route(phase: Route, frame: Frame) -> None:
 def _loop(phase: Loop, frame: Frame) -> None:
     carried = [frame.get(a) for a, _ in phase.carried]
     count = frame.size(phase.count)
+    frame.depth += 1
     for turn in range(count):
         frame.values.update(zip((p for _, p in phase.carried), carried, strict=True))
         frame.values[phase.index] = torch.tensor(float(turn), dtype=torch.float64)
@@ -466,6 +472,7 @@ def _loop(phase: Loop, frame: Frame) -> None:
         if done is not None and (isinstance(done, list) or done.dim()):
             new = [_freeze(done, f, old, n, frame) for f, old, n in zip(phase.freeze, carried, new, strict=True)]
         carried = new
+    frame.depth -= 1
     for name, value in zip(phase.results, carried, strict=True):
         if name:
             frame.values[name] = value

@@ -32,7 +32,9 @@ class Layout:
             self.members[name] = [
                 i for i in places if i not in taken and (where is None or where(self._facts(i, groups)))
             ]
-        self._where: dict[int, Any] = {}
+        self.wrapped = any(to_local(p) is not p for p in self.params)
+        self._index: dict[Any, Any] = {}
+        self._locals = None if self.wrapped else list(self.params)
 
     def _facts(self, i: int, groups: Sequence[dict[str, Any]]) -> Any:
         return lambda leaf: fact(leaf, self, i, groups[self.groups[i]])
@@ -42,14 +44,20 @@ class Layout:
         params = [p for g in groups for p in g["params"]]
         return len(params) == len(self.params) and all(map(is_, params, self.params))
 
+    def index(self, key: Any, make: Any) -> list[int]:
+        """A list that stays the same object while the partition stays the same."""
+        if key not in self._index:
+            self._index = {key: make()}
+        return self._index[key]
+
     def targets(self) -> dict[str, list[Any]]:
         return {t: [self.params[i] for i in self.members[t]] for t in self.program.targets}
 
     def locals(self) -> list[Tensor]:
         """The tensors as this process holds them, complex ones as pairs of reals."""
-        return [to_local(p) for p in self.params]
+        return self._locals if self._locals is not None else [to_local(p) for p in self.params]
 
-    def host(self, groups: Any, t: list[int], call: int, steps: int, inputs: dict[str, Any]) -> HostRows:
+    def host(self, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]) -> HostRows:
         return HostRows(self, groups, t, call, steps, inputs)
 
 
@@ -87,13 +95,22 @@ def option(group: dict[str, Any], leaf: Any) -> Any:
     return value if isinstance(value, bool) else float(value)
 
 
+class Rows:
+    """Host scalars: `distinct` rows, and for each tensor which one is its own."""
+
+    def __init__(self, distinct: list[tuple[Any, ...]], index: list[int]):
+        self.distinct, self.index = distinct, index
+
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        return self.distinct[self.index[i]]
+
+
 class HostRows:
     """Evaluates host expressions: once for each different (group, t, facts) of a tensor."""
 
-    def __init__(self, layout: Layout, groups: Any, t: list[int], call: int, steps: int, inputs: dict[str, Any]):
+    def __init__(self, layout: Layout, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]):
         self.layout, self.groups, self.t, self.call, self.steps = layout, groups, t, call, steps
         self.inputs = inputs
-        self.done: dict[Any, tuple[Any, ...]] = {}
 
     def conditions(self) -> tuple[bool, ...]:
         host = self.layout.program.conditions
@@ -101,24 +118,26 @@ class HostRows:
             return ()
         return tuple(bool(x) for x in host.module.forward(*(self._leaf(v, 0, None) for _, v in host.leaves)))
 
-    def rows(self, host: Host) -> list[tuple[Any, ...]]:
-        """A row for each tensor; equal tensors share it."""
+    def rows(self, host: Host) -> Rows:
+        """The distinct rows, and which of them is each tensor's."""
+        layout, t = self.layout, self.t
         if not host.names:
-            return [()] * len(self.t)
+            return Rows([()], layout.index("none", lambda: [0] * len(layout.params)))
         facts = [v for _, v in host.leaves if v[0] == "meta"]
-        if not facts:
-            keys: list[Any] = list(zip(self.layout.groups, self.t, strict=True))
-        else:
-            keys = [
-                (g, t, tuple(fact(v, self.layout, i, self.groups[g]) for v in facts))
-                for i, (g, t) in enumerate(zip(self.layout.groups, self.t, strict=True))
-            ]
-        self.done = {}
+        if isinstance(t, int) and not facts:
+            index = layout.index("groups", lambda: list(layout.groups))
+            return Rows(self.group_rows(host), index)
+        keys = [
+            (g, 0 if isinstance(t, int) else t[i], tuple(fact(v, layout, i, self.groups[g]) for v in facts))
+            for i, g in enumerate(layout.groups)
+        ]
+        first: dict[Any, int] = {}
         for i, key in enumerate(keys):
-            if key not in self.done:
-                self.done[key] = host.module.forward(*(self._leaf(v, key[0], i) for _, v in host.leaves))
-        self.keys = keys
-        return [self.done[k] for k in keys]
+            first.setdefault(key, i)
+        order = {key: n for n, key in enumerate(first)}
+        index = layout.index(tuple(order[k] for k in keys), lambda: [order[k] for k in keys])
+        return Rows([host.module.forward(*(self._leaf(v, layout.groups[i], i) for _, v in host.leaves))
+                     for i in first.values()], index)  # fmt: skip
 
     def group_rows(self, host: Host) -> list[tuple[Any, ...]]:
         """A row for each group, with the clocks of its first tensor."""
@@ -141,6 +160,8 @@ class HostRows:
     def _clock(self, leaf: Any, i: int | None) -> Any:
         which = leaf[1]
         if which == "t":
+            if isinstance(self.t, int):
+                return float(self.t)
             return float(self.t[i]) if i is not None else float(self.steps)
         if which == "coin":
             from .random import draw

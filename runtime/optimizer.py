@@ -158,8 +158,9 @@ class Optimizer(torch.optim.Optimizer):
             self.program, layout.locals(), layout.members, layout.groups, slots.columns, host.rows(plan.host),
             host.group_rows(plan.host), loop, batch, call, int(first["seed"]),
             [bool(g["maximize"]) for g in self.param_groups], kernels=self._printer(layout),
+            wrapped=layout.wrapped,
         )  # fmt: skip
-        slots.begin(frame, lambda slot: self.program.start(slot), host)
+        slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         if outcome == "commit":
@@ -168,7 +169,7 @@ class Optimizer(torch.optim.Optimizer):
             group["calls"] = call
             group["steps"] = steps if outcome == "commit" else steps - 1
         if frame.written:
-            torch.autograd.graph.increment_version([p for p in layout.params if not p.is_inference()])
+            torch.autograd.graph.increment_version(layout.params)
 
     def _plan(self, bits: tuple[bool, ...]) -> Plan:
         if bits not in self._plans:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..compiler.program import Plan, Program
 from . import execute
+from .tensors import local, real
 
 
 def to_local(p: Tensor) -> Tensor:
     """The part of a parameter that this process holds, as real numbers."""
-    local = getattr(p, "_local_tensor", None)
-    if local is None:
-        local = p.to_local() if hasattr(p, "to_local") else p
-    local = local.detach()
-    return torch.view_as_real(local) if local.is_complex() else local
+    if type(p) in (Tensor, torch.nn.Parameter):
+        return torch.view_as_real(p.detach()) if p.is_complex() else p
+    found = real(local(p))
+    return found if found is p else found.detach()
 
 
 class Slots:
@@ -42,19 +42,25 @@ class Slots:
         old = [self.state[p].get("step") if p in self.state else None for p in params]
         values = [0.0 if s is None else float(s) for s in old]
         self.clock = torch.tensor(values, dtype=torch.float32)
+        self.uniform = int(values[0]) if values and len(set(values)) == 1 else None
         for p, view, known in zip(params, self.clock.unbind() if params else (), old, strict=True):
             if known is not None or p.requires_grad:
                 self.state[p]["step"] = view
 
-    def steps(self) -> list[int]:
-        """t of each tensor in the step that comes: 1 at the first."""
+    def steps(self) -> list[int] | int:
+        """t of each tensor in the step that comes, 1 at the first; one number where all agree."""
+        if self.uniform is not None:
+            return self.uniform + 1
         return [int(x) + 1 for x in self.clock.tolist()]
 
     def advance(self, took: list[bool] | None) -> None:
+        """Count the step for the tensors that took part."""
         if took is None or all(took):
             self.clock += 1
+            self.uniform = None if self.uniform is None else self.uniform + 1
         else:
             self.clock += torch.tensor(took, dtype=torch.float32)
+            self.uniform = None
 
     def _owner(self, spec: Any) -> Tensor:
         return self.layout.params[0]

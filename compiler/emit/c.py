@@ -24,13 +24,8 @@ LANES = 16
 _OP_OF = {function: name for name, function in FUNCTIONS.items()}
 COARSE = ("tensor", "group", "model", "host")
 
-@dataclass(frozen=True)
-class Signature:
-    """The types of a phase's columns in one table: `f32 f64 bf16 f16`, one a cell input and output."""
-
-    work: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+Signature = tuple[str, ...]
+"""The type in which a phase works (f32 or f64), then that of each column: f32 f64 bf16 f16 bool."""
 
 
 C_TYPE = {"f32": "float", "f64": "double", "bf16": "uint16_t", "f16": "uint16_t", "bool": "uint8_t"}
@@ -57,11 +52,11 @@ class _Printer:
 
     @property
     def real(self) -> str:
-        return C_TYPE[self.signature.work]
+        return C_TYPE[self.signature[0]]
 
     @property
     def suffix(self) -> str:
-        return "f" if self.signature.work == "f32" else ""
+        return "f" if self.signature[0] == "f32" else ""
 
     def operand(self, value: Any, coarse: bool) -> str:
         """A value as C: a number, a head variable (cast once where the body reads it), a body variable."""
@@ -131,7 +126,7 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
     place = at[port.how]
     at[port.how] += 1
     if port.how == "cell":
-        kind = p.signature.inputs[place]
+        kind = p.signature[1 + place]
         load = _LOAD.get(kind, "{}").format(f"c{place}[i]")
         p.define(node, f"({p.real}){load}", False)
         return
@@ -167,28 +162,25 @@ def _call(p: _Printer, node: fx.Node) -> None:
 
 def _results(p: _Printer, values: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """Stores of the columns, and (how, value) of the reductions."""
-    stores, sums, place = [], [], 0
-    for output, value in zip(p.phase.outputs, values, strict=True):
+    stores, sums = [], []
+    _, places = p.phase.columns()
+    for output, value, place in zip(p.phase.outputs, values, places, strict=True):
         if output.combine:
             source = value.args[0] if isinstance(value, fx.Node) and value.target is fold_cells else value
             sums.append((FINISH[output.combine], p.operand(source, False)))
         else:
-            kind = p.signature.outputs[place]
+            kind = p.signature[1 + place]
             text = p.operand(value, False)
-            stores.append(f"o{place}[i] = {_STORE.get(kind, '{}').format(text)};")
-            place += 1
+            stores.append(f"c{place}[i] = {_STORE.get(kind, '{}').format(text)};")
     return stores, sums
 
 
 def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, str]]) -> str:
-    inputs, outputs = p.signature.inputs, p.signature.outputs
-    pointers = [
-        f"const {C_TYPE[t]} *c{k} = (const {C_TYPE[t]} *)a->addr[{k} * a->rows + r] + start;"
-        for k, t in enumerate(inputs)
-    ] + [
-        f"{C_TYPE[t]} *o{k} = ({C_TYPE[t]} *)a->addr[{len(inputs) + k} * a->rows + r] + start;"
-        for k, t in enumerate(outputs)
-    ]
+    written = {place for place in p.phase.columns()[1] if place >= 0}
+    pointers = []
+    for k, kind in enumerate(p.signature[1:]):
+        type = C_TYPE[kind] if k in written else f"const {C_TYPE[kind]}"
+        pointers.append(f"{type} *c{k} = ({type} *)a->addr[{k} * a->rows + r] + start;")
     lanes = [f"double s{k}[{LANES}]; for (int j = 0; j < {LANES}; ++j) s{k}[j] = {_START[how]};"
              for k, (how, _) in enumerate(sums)]  # fmt: skip
     inner = [*p.body, *stores]

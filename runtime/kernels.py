@@ -1,0 +1,268 @@
+"""Element-wise phases as compiled kernels: one call a phase and dtype signature.
+
+Tensors of one signature make a table; a table, its scalars and its values are made once and used at
+every step. What a kernel cannot take (overlapping memory, say) is run by the phase's torch graph.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler import cells
+from ..compiler.program import Compute, Program
+from . import execute, native
+from .launch import Launch, Reduction
+from .table import Table
+
+CODES = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.bfloat16: "bf16",
+    torch.float16: "f16",
+    torch.bool: "bool",
+}
+PREAMBLE = """
+#define optc_max(a, b) optc_larger(a, b)
+#define optc_min(a, b) optc_smaller(a, b)
+#define optc_maxf(a, b) optc_largerf(a, b)
+#define optc_minf(a, b) optc_smallerf(a, b)
+#define optc_sqrt(a) sqrt(a)
+#define optc_sqrtf(a) sqrtf(a)
+#define optc_abs(a) fabs(a)
+#define optc_absf(a) fabsf(a)
+#define optc_floor(a) floor(a)
+#define optc_floorf(a) floorf(a)
+#define optc_ceil(a) ceil(a)
+#define optc_ceilf(a) ceilf(a)
+#define optc_round(a) rint(a)
+#define optc_roundf(a) rintf(a)
+#define optc_isfinite(a) ((a) - (a) == 0)
+#define optc_isfinitef(a) ((a) - (a) == 0)
+#define optc_mod(a, b) ((a) - (b) * floor((a) / (b)))
+#define optc_modf(a, b) ((a) - (b) * floorf((a) / (b)))
+#if defined(__clang__)
+#define OPTC_VECTOR _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define OPTC_VECTOR _Pragma("GCC ivdep")
+#endif
+"""
+FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
+ABSENT = (1).to_bytes(4, sys.byteorder)
+_told = False
+
+
+def kernels(backend: str, layout: Any) -> Kernels | None:
+    """The kernels for a layout, or None where phases run as torch operations."""
+    global _told
+    if any(p.device.type != "cpu" for p in layout.params):
+        return None
+    if native.compiler() is None:
+        if backend == "c":
+            raise RuntimeError("no C compiler: set CC, or install cc, gcc or clang")
+        if not _told:
+            _told = True
+            import warnings
+
+            warnings.warn("optc found no C compiler: steps run as torch operations, several times slower", stacklevel=3)
+        return None
+    return Kernels(layout)
+
+
+class Kernels:
+    """The kernels of one optimizer over one layout of tensors."""
+
+    def __init__(self, layout: Any):
+        self.layout = layout
+        self.phases: dict[int, Any] = {}
+
+    def run(self, phase: Compute, frame: execute.Frame) -> bool:
+        """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
+        if frame.functional:
+            return False
+        known = self.phases.get(id(phase))
+        if known is None or known.phase is not phase or not known.fits(frame):
+            known = self.phases[id(phase)] = Prepared(phase, frame, self.layout)
+        known.run(frame)
+        return True
+
+
+class Prepared:
+    """One phase, prepared: its tables by signature, the values it reads and leaves."""
+
+    def __init__(self, phase: Compute, frame: execute.Frame, layout: Any):
+        self.phase, self.index = phase, frame.rows.index
+        self.members = frame.members[phase.space]
+        self.names, self.places = phase.columns()
+        self.slots = frame.slots
+        self.inputs = {how: [p for p in phase.inputs if p.how == how] for how in ("tensor", "group", "model", "host")}
+        self.width = 1 + max((int(p.source) for p in self.inputs["host"]), default=-1)
+        self.sums = [o for o in phase.outputs if o.combine]
+        count = {how: len(self.inputs[how]) + sum(o.how == how for o in self.sums) for how in ("tensor", "group", "model")}
+        groups = len(frame.group_rows)
+        self.model = torch.zeros(max(1, count["model"]), dtype=torch.float64)
+        self.group = torch.zeros(max(1, count["group"]), groups, dtype=torch.float64)
+        self.tensor_count = max(1, count["tensor"])
+        self.reductions = self._reductions()
+        self.temporaries: dict[str, list[Tensor | None]] = {}
+        self.parts = self._parts(frame, layout)
+
+    def _reductions(self) -> list[Reduction]:
+        at = {how: len(self.inputs[how]) for how in ("tensor", "group", "model")}
+        result = []
+        for output in self.sums:
+            result.append(Reduction(FINISH[output.combine], output.how, at[output.how]))
+            at[output.how] += 1
+        return result
+
+    def fits(self, frame: execute.Frame) -> bool:
+        return self.index is frame.rows.index and self.slots is frame.slots and len(frame.group_rows) == self.group.shape[1]
+
+    def _column(self, name: str, frame: execute.Frame) -> list[Any]:
+        """The tensors of a column; what the phase makes itself gets memory."""
+        if name.startswith("slot:") or name in frame.values:
+            return frame.get(name)
+        if name not in self.temporaries or frame.depth:
+            self.temporaries[name] = [
+                torch.empty_like(t, dtype=execute.working(t[:0] if t.dim() else t).dtype, requires_grad=False)
+                for t in (frame.tensors[i] for i in self.members)
+            ]
+        return self.temporaries[name]
+
+    def _parts(self, frame: execute.Frame, layout: Any) -> list[Part]:
+        columns = {n: self._column(n, frame) for n in self.names}
+        kinds: dict[tuple[torch.dtype, ...], list[int]] = {}
+        for k, i in enumerate(self.members):
+            own = frame.tensors[i].dtype
+            key = (own, *(own if columns[n][k] is None else columns[n][k].dtype for n in self.names))
+            kinds.setdefault(key, []).append(k)
+        return [Part(self, key, rows, columns, frame, layout) for key, rows in kinds.items()]
+
+    def run(self, frame: execute.Frame) -> None:
+        for place, port in enumerate(self.inputs["model"]):
+            self.model[place] = frame.get(port.source)
+        for place, port in enumerate(self.inputs["group"]):
+            self.group[place] = torch.stack(list(frame.get(port.source)))
+        columns = {n: self._column(n, frame) for n in self.names}
+        absent: list[int] = []
+        for first, part in enumerate(self.parts):
+            absent += part.run(frame, columns, first == 0)
+        self._leave(frame, columns, absent)
+
+    def _leave(self, frame: execute.Frame, columns: dict[str, list[Any]], absent: list[int]) -> None:
+        """Give the results their names."""
+        for output, place in zip(self.phase.outputs, self.places, strict=True):
+            if output.combine:
+                continue
+            column = columns[self.names[place]]
+            if absent and not output.slot:
+                column = [None if k in absent else c for k, c in enumerate(column)]
+            frame.values[output.value] = column
+            if output.slot:
+                frame.written = True
+                if frame.program.slots[output.slot].kind == "target":
+                    gone = set(absent)
+                    execute.mark_took(frame, self.phase.space, [k not in gone for k in range(len(self.members))])
+        for reduction, output in zip(self.reductions, self.sums, strict=True):
+            if output.how == "model":
+                value = self.model[reduction.slot].clone()
+            elif output.how == "group":
+                value = self.group[reduction.slot].clone()
+            else:
+                value = torch.zeros(len(self.members), dtype=torch.float64)
+                for part in self.parts:
+                    value[part.rows] = part.tensor[reduction.slot]
+            logical = output.combine in ("any", "all")
+            frame.values[output.value] = value.bool() if logical else value
+
+
+class Part:
+    """The tensors of a phase that have one signature: a table and the launch over it."""
+
+    def __init__(
+        self, whole: Prepared, key: tuple[torch.dtype, ...], rows: list[int], columns: dict[str, list[Any]],
+        frame: execute.Frame, layout: Any,
+    ):  # fmt: skip
+        self.whole, self.rows = whole, torch.tensor(rows)
+        self.everything = rows == list(range(len(whole.members)))
+        self.picked = rows
+        places = [whole.members[k] for k in rows]
+        parameters = [frame.tensors[i] for i in places]
+        names = [layout.names[i] or f"parameter {i}" for i in places]
+        target = next((n for n in whole.names if n.startswith("slot:") and _is_target(n, frame.program)), "")
+        given: list[Any] = [self._pick(columns[n]) for n in whole.names]
+        dtypes = list(key[1:])
+        self.own = whole.names.index(target) if target else len(given)
+        if not target:
+            given.append(parameters)
+            dtypes.append(key[0])
+        fresh = [c for c, n in enumerate(whole.names) if not n.startswith("slot:")]
+        self.fresh = fresh
+        written = sorted({p for p in whole.places if p >= 0})
+        self.table = Table(given, dtypes, parameter=self.own, fresh=fresh, written=written, names=names)
+        self.host = torch.zeros(max(1, len(frame.rows.distinct)), max(1, whole.width), dtype=torch.float64)
+        self.tensor = torch.zeros(whole.tensor_count, len(rows), dtype=torch.float64)
+        work = "f64" if key[0] == torch.float64 else "f32"
+        signature = (work, *(CODES[d] for d in key[1:]))
+        self.launch = Launch(
+            kernel(whole.phase, signature, frame.program), self.table, host=self.host,
+            host_row=[frame.rows.index[i] for i in places], group_of_row=[frame.groups[i] for i in places],
+            tensor_values=self.tensor, group_values=whole.group, model_values=whole.model,
+            reductions=whole.reductions, seed=frame.seed,
+        )  # fmt: skip
+
+    def _pick(self, column: list[Any]) -> list[Any]:
+        return column if self.everything else [column[k] for k in self.picked]
+
+    def run(self, frame: execute.Frame, columns: dict[str, list[Any]], first: bool) -> list[int]:
+        """Run the kernel; returns the places whose tensors are absent."""
+        whole, table = self.whole, self.table
+        for place, port in enumerate(whole.inputs["tensor"]):
+            value = frame.get(port.source)
+            stacked = value if isinstance(value, Tensor) else torch.stack([torch.as_tensor(v).double() for v in value])
+            self.tensor[place] = stacked[self.rows]
+        if whole.width:
+            self.host.copy_(torch.tensor([row[: whole.width] for row in frame.rows.distinct], dtype=torch.float64))
+        if self.fresh:
+            table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
+        self.launch.run(call=frame.call, first=first)
+        for row in table.eager:
+            self._eagerly(row, frame, columns)
+        gone = bytes(table._verdict).count(ABSENT)  # a scan in C: most steps have none
+        absent = [k for k, word in zip(self.picked, table.verdicts, strict=True) if word == "absent"] if gone else []
+        table.release()
+        return absent
+
+    def _eagerly(self, row: int, frame: execute.Frame, columns: dict[str, list[Any]]) -> None:
+        """One tensor through the phase's torch graph."""
+        whole = self.whole
+        k = self.picked[row]
+        i = whole.members[k]
+        arguments = [c(k, i) for c in execute._columns(whole.phase, frame)]
+        results = whole.phase.module.forward(*arguments)
+        sums = iter(whole.reductions)
+        for output, place, result in zip(whole.phase.outputs, whole.places, results, strict=True):
+            if not output.combine:
+                columns[whole.names[place]][k].copy_(result)
+                continue
+            end = next(sums)
+            target = {"model": lambda e=end: whole.model[e.slot], "tensor": lambda e=end: self.tensor[e.slot, row],
+                      "group": lambda e=end: whole.group[e.slot, frame.groups[i]]}[output.how]()  # fmt: skip
+            target.copy_(cells.combine(end.operation, [target, torch.as_tensor(result).double()]))
+
+
+def _is_target(name: str, program: Program) -> bool:
+    return program.slots[name[5:]].kind == "target"
+
+
+def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> ctypes._CFuncPtr:
+    """The compiled function of a phase for one signature of types."""
+    text = phase.sources.get(signature)
+    if text is None:
+        assert program.print_kernel is not None
+        text = phase.sources[signature] = program.print_kernel(phase, signature, "phase")
+    return native.load(native.header() + PREAMBLE + text).phase

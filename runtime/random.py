@@ -1,0 +1,70 @@
+"""Random numbers that depend on seed, stream, call and cell alone; math.h says the same in C."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_LONG = 0xFFFFFFFFFFFFFFFF
+
+
+def key(seed: int, stream: int) -> int:
+    """The 64-bit key of a stream: a stream is the hash of the path of a draw."""
+    k = (seed + ((stream & _WORD) + 1) * 0x9E3779B97F4A7C15) & _LONG
+    k = ((k ^ k >> 30) * 0xBF58476D1CE4E5B9) & _LONG
+    k = ((k ^ k >> 27) * 0x94D049BB133111EB) & _LONG
+    return k ^ k >> 31
+
+
+def philox(
+    seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four 32-bit words (in int64) for each of the cells offset..offset + n - 1.
+
+    Philox4x32-10 with the counter (cell low, cell high, call low, draw).
+    """
+    cell = torch.arange(offset, offset + n, dtype=torch.int64)
+    a, b = cell & _WORD, cell >> 32 & _WORD
+    c, d = torch.full_like(a, call & _WORD), torch.full_like(a, draw & _WORD)
+    whole = key(seed, stream)
+    low, high = whole & _WORD, whole >> 32
+    for _ in range(10):
+        (p_high, p_low), (q_high, q_low) = _multiply(a, 0xD2511F53), _multiply(c, 0xCD9E8D57)
+        a, b, c, d = q_high ^ b ^ low, q_low, p_high ^ d ^ high, p_low
+        low, high = (low + 0x9E3779B9) & _WORD, (high + 0xBB67AE85) & _WORD
+    return a, b, c, d
+
+
+def uniform(
+    seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0
+) -> Tensor:
+    """Between 0 and 1, both excluded, in float64."""
+    a, b, _, _ = philox(seed, stream, call, n, offset, draw=draw)
+    return _open(a, b)
+
+
+def normal(seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0) -> Tensor:
+    """Standard normal, by Box and Muller, in float64."""
+    a, b, c, d = philox(seed, stream, call, n, offset, draw=draw)
+    return torch.sqrt(-2 * torch.log(_open(a, b))) * torch.cos(2 * torch.pi * _open(c, d))
+
+
+def rademacher(
+    seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0
+) -> Tensor:
+    """1 or -1, in float64."""
+    a, *_ = philox(seed, stream, call, n, offset, draw=draw)
+    return (a >> 31).double() * 2 - 1
+
+
+def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a product: in halves, since int64 has no room for 64 bits and a sign."""
+    low, high = word * (factor & 0xFFFF), word * (factor >> 16)
+    whole = low + ((high & 0xFFFF) << 16)
+    return (high >> 16) + (whole >> 32), whole & _WORD
+
+
+def _open(high: Tensor, low: Tensor) -> Tensor:
+    """52 bits in the middle of their interval."""
+    return ((high << 20 | low >> 12).double() + 0.5) * 2.0**-52
