@@ -44,7 +44,7 @@ class Frame:
     values: dict[str, Any] = field(default_factory=dict)
     wrapped: bool = False
     depth: int = 0
-    took: list[bool] | None = None
+    touched: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
 
     def get(self, name: str) -> Any:
@@ -103,14 +103,23 @@ def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:
     for slot, value in values.items():
         spec = frame.program.slots[slot]
         if spec.kind == "target" and isinstance(value, list):
-            mark_took(frame, spec.domain, [v is not None for v in value])
+            mark_took(frame, spec.domain, [k for k, v in enumerate(value) if v is None])
 
 
-def mark_took(frame: Frame, domain: str, present: list[bool]) -> None:
-    if frame.took is None:
-        frame.took = [False] * len(frame.tensors)
-    for i, on in zip(frame.members[domain], present, strict=True):
-        frame.took[i] = frame.took[i] or on
+def mark_took(frame: Frame, domain: str, absent: list[int]) -> None:
+    """A target's cells were written, all but those of the tensors at the places `absent`."""
+    members = frame.members[domain]
+    frame.touched[domain] = [members[k] for k in absent]
+
+
+def took_part(frame: Frame) -> list[bool] | None:
+    """Which tensors the step wrote; None where it wrote all."""
+    absent = {i for places in frame.touched.values() for i in places}
+    count = sum(len(frame.members[d]) for d in frame.touched)
+    if not absent and count >= len(frame.tensors):
+        return None
+    written = {i for d in frame.touched for i in frame.members[d]} - absent
+    return [i in written for i in range(len(frame.tensors))]
 
 
 def settle(plan: Plan, frame: Frame) -> str:
@@ -235,7 +244,7 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
     if not output.combine or output.how == "tensor":
         value: Any = parts
         if output.slot and frame.program.slots[output.slot].kind == "target":
-            mark_took(frame, phase.space, [p is not None for p in parts])
+            mark_took(frame, phase.space, [k for k, p in enumerate(parts) if p is None])
             frame.written = True
         if output.slot and not frame.functional:
             value = write(frame.slots[output.slot], parts)

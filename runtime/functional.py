@@ -81,7 +81,7 @@ class Step:
         )  # fmt: skip
         self._begin(frame, host)
         outcome = execute.step(plan, frame, [])
-        took = frame.took or [True] * len(leaves)
+        took = execute.took_part(frame) or [True] * len(leaves)
         after = {
             "options": state["options"] | options,
             "slots": {k: v for k, v in frame.slots.items() if k not in self.program.targets},

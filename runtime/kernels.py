@@ -165,8 +165,7 @@ class Prepared:
             if output.slot:
                 frame.written = True
                 if frame.program.slots[output.slot].kind == "target":
-                    gone = set(absent)
-                    execute.mark_took(frame, self.phase.space, [k not in gone for k in range(len(self.members))])
+                    execute.mark_took(frame, self.phase.space, absent)
         for reduction, output in zip(self.reductions, self.sums, strict=True):
             if output.how == "model":
                 value = self.model[reduction.slot].clone()

@@ -33,6 +33,7 @@ class Layout:
                 i for i in places if i not in taken and (where is None or where(self._facts(i, groups)))
             ]
         self.wrapped = any(to_local(p) is not p for p in self.params)
+        self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
         self._index: dict[Any, Any] = {}
         self._locals = None if self.wrapped else list(self.params)
 
@@ -111,6 +112,7 @@ class HostRows:
     def __init__(self, layout: Layout, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]):
         self.layout, self.groups, self.t, self.call, self.steps = layout, groups, t, call, steps
         self.inputs = inputs
+        self.done: dict[int, list[tuple[Any, ...]]] = {}
 
     def conditions(self) -> tuple[bool, ...]:
         host = self.layout.program.conditions
@@ -141,11 +143,13 @@ class HostRows:
 
     def group_rows(self, host: Host) -> list[tuple[Any, ...]]:
         """A row for each group, with the clocks of its first tensor."""
-        first = {g: i for i, g in reversed(list(enumerate(self.layout.groups)))}
-        return [
-            tuple(host.module.forward(*(self._leaf(v, g, first.get(g)) for _, v in host.leaves)))
-            for g in range(len(self.groups))
-        ]
+        if id(host) not in self.done:
+            first = self.layout.first
+            self.done[id(host)] = [
+                tuple(host.module.forward(*(self._leaf(v, g, first.get(g)) for _, v in host.leaves)))
+                for g in range(len(self.groups))
+            ]
+        return self.done[id(host)]
 
     def _leaf(self, leaf: Any, g: int, i: int | None) -> Any:
         kind = leaf[0]

@@ -164,7 +164,7 @@ class Optimizer(torch.optim.Optimizer):
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         if outcome == "commit":
-            slots.advance(frame.took)
+            slots.advance(execute.took_part(frame))
         for group in self.param_groups:
             group["calls"] = call
             group["steps"] = steps if outcome == "commit" else steps - 1
