@@ -72,7 +72,7 @@ def build(source: str, *, flags: tuple[str, ...] = FLAGS) -> Path:
     if command is None:
         raise RuntimeError("no C compiler: set CC, or install cc, gcc or clang")
     folder = cache()
-    parts = (str(FORMAT), _version(command), _target(command, flags), *flags, source)
+    parts = (str(FORMAT), *command, _identity(command, flags, folder), *flags, source)
     key = _digest("\0".join(parts).encode())[:32]
     for path in sorted(folder.glob(f"{key}-*.so")):
         if _intact(path):
@@ -104,6 +104,14 @@ def _compile(
         return path
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A whole file or none."""
+    handle, name = tempfile.mkstemp(prefix="building-", dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    os.replace(name, path)
 
 
 def cache() -> Path:
@@ -164,28 +172,48 @@ def _digest(data: bytes) -> str:
 
 
 @functools.cache
-def _version(command: tuple[str, ...]) -> str:
-    return _ask(command, "--version")
+def _identity(command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> str:
+    """What compiles, and for which machine: a shared home serves different ones.
 
-
-@functools.cache
-def _target(command: tuple[str, ...], flags: tuple[str, ...]) -> str:
-    """What -march=native means on this machine: a home may be shared by different ones."""
+    The compiler's answers are kept on disk under what they depend on: two runs of it take 10 ms.
+    """
     machine = [flag for flag in flags if flag.startswith(("-march", "-mcpu", "-mtune"))]
-    if not machine:
-        return platform.machine()
-    answer = _ask(command, *machine, "-Q", "--help=target")
-    return answer or _ask(command, *machine, "-E", "-###", "-x", "c", os.devnull)
+    try:
+        found = os.stat(command[0])
+        cpu = Path("/proc/cpuinfo").read_text()
+        cpu = "\n".join(line for line in cpu.splitlines() if "MHz" not in line)
+        facts = (*command, *machine, found.st_mtime_ns, found.st_size, _digest(cpu.encode()))
+    except OSError:
+        return _ask(command, machine)
+    note = folder / f"target-{_digest(repr(facts).encode())[:32]}.txt"
+    try:
+        if _ours(note, stat.S_ISREG):
+            digest, _, answer = note.read_text().partition("\n")
+            if digest == _digest(answer.encode()):
+                return answer
+    except (OSError, UnicodeDecodeError):
+        pass
+    answer = _ask(command, machine)
+    _write(note, f"{_digest(answer.encode())}\n{answer}".encode())
+    return answer
 
 
-def _ask(command: tuple[str, ...], *arguments: str) -> str:
-    """What the compiler says of itself; empty where it does not know the question."""
-    question = [*command, *arguments]
+def _ask(command: tuple[str, ...], machine: list[str]) -> str:
+    """Version and resolved target options; gcc knows the first way to ask, clang the second."""
+    answers = [_output(command, "--version")]
+    if machine:
+        resolved = _output(command, *machine, "-Q", "--help=target")
+        answers.append(resolved or _output(command, *machine, "-E", "-###", "-x", "c", os.devnull))
+    return "\n".join([platform.machine(), *answers])
+
+
+def _output(command: tuple[str, ...], *arguments: str) -> str:
+    """What the compiler says; empty where it does not know the question."""
     done = subprocess.run(
-        question, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_plain()
+        [*command, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "C"},
     )
     return done.stdout + done.stderr if done.returncode == 0 else ""
-
-
-def _plain() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C"}

@@ -36,9 +36,7 @@ def philox(
     return a, b, c, d
 
 
-def uniform(
-    seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0
-) -> Tensor:
+def uniform(seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0) -> Tensor:
     """Between 0 and 1, both excluded, in float64."""
     a, b, _, _ = philox(seed, stream, call, n, offset, draw=draw)
     return _open(a, b)
