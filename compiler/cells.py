@@ -48,7 +48,7 @@ def arrange(x: Any, places: Sequence[int], axes: int, like: Tensor | None, fine:
     for i, p in enumerate(places):
         if p < 0:
             x = x.unsqueeze(i)
-    return x if fine else x.reshape(*x.shape, *(1 for _ in range(cells)))
+    return x if fine else x.reshape((*x.shape, *(1 for _ in range(cells))))
 
 
 def spread(x: Any, sizes: Sequence[int], reach: str, like: Tensor) -> Tensor:

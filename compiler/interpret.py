@@ -383,6 +383,11 @@ class _Turn:
         return torch.tensor(node["value"], dtype=torch.bool if node.type.logical else torch.float64)
 
     def _option(self, node: Node) -> Cells:
+        if node.type.reach == "model":
+            values = {option(o, node) for o in self.run.options}
+            if len(values) > 1:
+                raise ValueError(f"the groups must agree on `{node['name']}`: the rule needs one for the model")
+            return torch.tensor(values.pop(), dtype=torch.bool if node.type.logical else torch.float64)
         return [torch.tensor(option(o, node), dtype=torch.bool if node.type.logical else torch.float64)
                 for o in self.run.options]  # fmt: skip
 

@@ -17,7 +17,8 @@ from torch import fx
 @dataclass(frozen=True)
 class Port:
     """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the host's
-    row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat value)."""
+    row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat value), draw
+    (random numbers, `source` is distribution:stream)."""
 
     name: str
     source: str

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Program, Route
+from .random import draw
 from .tensors import local, real
 
 FINE = ("element", "row", "column")
@@ -228,7 +229,23 @@ def _slice(frame: Frame, port: Any) -> Any:
     return part
 
 
+def _draw(frame: Frame, port: Any) -> Any:
+    """Random numbers for each tensor: a cell's number depends on its place in the domain alone."""
+    how, stream = port.source.split(":")
+    offsets: dict[int, int] = {0: 0}
+
+    def numbers(k: int, i: int) -> Tensor:
+        t = frame.tensors[i]
+        start = offsets[k]
+        offsets[k + 1] = start + t.numel()
+        drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
+        return drawn.reshape(t.shape).to(t.device, working(t).dtype)
+
+    return numbers
+
+
 _PORT = {
+    "draw": _draw,
     "cell": _cell,
     "tensor": _tensor,
     "group": _group,
@@ -433,8 +450,6 @@ def _call(phase: Call, frame: Frame) -> None:
 
 
 def _random(phase: Call, frame: Frame) -> Any:
-    from .random import draw
-
     a = phase.attributes
     stream = a["stream"]
     for x in phase.inputs:  # turns of a loop draw different numbers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -202,7 +203,10 @@ class Part:
         fresh = [c for c, n in enumerate(whole.names) if not n.startswith("slot:")]
         self.fresh = fresh
         written = sorted({p for p in whole.places if p >= 0})
-        self.table = Table(given, dtypes, parameter=self.own, fresh=fresh, written=written, names=names)
+        sizes = [frame.tensors[i].numel() for i in whole.members]
+        offsets = list(accumulate(sizes, initial=0))
+        self.table = Table(given, dtypes, parameter=self.own, fresh=fresh, written=written, names=names,
+                           cell_offset=[offsets[k] for k in rows])  # fmt: skip
         self.host = torch.zeros(max(1, len(frame.rows.distinct)), max(1, whole.width), dtype=torch.float64)
         self.tensor = torch.zeros(whole.tensor_count, len(rows), dtype=torch.float64)
         work = "f64" if key[0] == torch.float64 else "f32"

@@ -154,6 +154,8 @@ class HostRows:
     def _leaf(self, leaf: Any, g: int, i: int | None) -> Any:
         kind = leaf[0]
         if kind == "option":
+            if leaf[3] and len({option(group, leaf) for group in self.groups}) > 1:
+                raise ValueError(f"the groups must agree on {leaf[1]!r}: {self.layout.program.name} needs one for all")
             return option(self.groups[g], leaf)
         if kind == "clock":
             return self._clock(leaf, i)

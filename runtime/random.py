@@ -66,3 +66,11 @@ def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 def _open(high: Tensor, low: Tensor) -> Tensor:
     """52 bits in the middle of their interval."""
     return ((high << 20 | low >> 12).double() + 0.5) * 2.0**-52
+
+
+_DRAW = {"uniform": uniform, "normal": normal, "rademacher": rademacher}
+
+
+def draw(how: str, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
+    """`n` numbers of a distribution for the cells offset..offset + n - 1, in float64."""
+    return _DRAW[how](seed, stream, call, n, offset)

@@ -10,6 +10,7 @@ import ctypes
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -337,7 +338,14 @@ def _struct(table: Table) -> _Table | None:
     # Types are known by their address; the list keeps them where they are.
     table.plain = [one for one in types if is_plain(one)]
     addresses = (ctypes.c_size_t * len(table.plain))(*map(id, table.plain))
-    memory = [table._layout, table._verdict, table._dtype, table._loose, table._blocked, addresses]
+    memory: list[Any] = [
+        table._layout,
+        table._verdict,
+        table._dtype,
+        table._loose,
+        table._blocked,
+        addresses,
+    ]
     struct = _Table(
         *(table.rows, table.columns, table.addr.data_ptr(), table.numel.data_ptr()),
         *(ctypes.addressof(array) for array in memory),

@@ -35,6 +35,9 @@ class Builder:
         for node in body:
             if node in self.values:
                 continue
+            if node.op == "random":
+                self.values[node] = self._holder(node, node["how"], f"{node['how']}:{node['stream']}", "draw")
+                continue
             inputs = [self._value(i, node) for i in node.inputs]
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
         self.graph.output(tuple(self._result(a) for a in self.anchors))

@@ -120,6 +120,14 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
     if port.how == "like":
         p.names[node] = ("like", False)
         return
+    if port.how == "draw":
+        how, stream = port.source.split(":")
+        assert how in ("normal", "uniform", "rademacher")
+        key = f"k{len(p.head)}"
+        p.head.append(f"const uint64_t {key} = optc_key(a->seed, {int(stream)}u);")
+        cell = "(uint64_t)(a->cell_offset[r] + start + i)"
+        p.define(node, f"optc_{how}{p.suffix}(optc_philox({key}, {cell}, a->call, 0))", False)
+        return
     if port.how == "host":
         p.define(node, f"h[{int(port.source)}]", True)
         return

@@ -55,7 +55,7 @@ def host_module(roots: list[Node]) -> Host:
 def leaf(node: Node) -> tuple[Any, ...]:
     """What a leaf is, in words that the runtime understands."""
     if node.op == "option":
-        return ("option", node["name"], node.get("place", -1))
+        return ("option", node["name"], node.get("place", -1), node.get("agree", False))
     if node.op == "clock":
         return ("clock", node["which"], node.get("stream", 0), node.get("scope", ""))
     if node.op == "input":

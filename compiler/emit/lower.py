@@ -74,6 +74,8 @@ class Lowering:
             return "leaf"
         if n.known <= HOST and n.type.kind == "array":
             return "host"
+        if n.op == "random" and n.type.reach == "element" and not n.type.axes and not n.inputs:
+            return "c"  # drawn again wherever it is needed
         fixed = _CLASS.get(n.op)
         if fixed:
             return fixed
@@ -334,7 +336,7 @@ def plan(graph: Graph) -> Plan:
 def reads(phase: Any) -> set[str]:
     """The values that a phase reads."""
     if isinstance(phase, Compute):
-        return {p.source for p in phase.inputs if p.how not in ("host", "like")}
+        return {p.source for p in phase.inputs if p.how not in ("host", "like", "draw")}
     if isinstance(phase, Evaluate):
         held = {f"slot:{t}" for t in phase.points}
         return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
