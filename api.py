@@ -24,7 +24,7 @@ def _compiled(path: str, text: str, rule: str) -> Any:
     from .plugins.registry import library
 
     program = driver.compile_source(Source(path, text), library(), rule)
-    program.rebuild = rebuild
+    program.rebuild = _compiled
     return program
 
 
@@ -47,11 +47,3 @@ def functional(path: str | Path, *, rule: str = "") -> Step:
     from .runtime.functional import Step
 
     return Step(compile(path, rule=rule))
-
-
-def rebuild(path: str, text: str, rule: str) -> Any:
-    """An unpickled optimizer: its class is compiled anew from its text."""
-    from .runtime.optimizer import optimizer_class
-
-    made = optimizer_class(_compiled(path, text, rule))
-    return made.__new__(made)

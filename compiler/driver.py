@@ -73,6 +73,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         plan=lambda values: plan(specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph),
         start=start,
         print_kernel=print_phase,
+        rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
@@ -105,3 +106,8 @@ def _slot_of(graph: Graph, node: Node) -> str:
         if value is node and graph.slots[slot].kind == "state":
             return slot
     raise AssertionError("an eval without a slot")
+
+
+def recompile(path: str, text: str, rule: str) -> Any:
+    """The Program of an unpickled optimizer that names no library."""
+    return compile_source(Source(path, text), rule=rule)

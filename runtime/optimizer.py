@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,6 +80,12 @@ class Optimizer(torch.optim.Optimizer):
         hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound")
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._bound = None
@@ -217,24 +224,19 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def _keep_types(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Remember the types of saved state: torch casts every state to the parameter's type."""
-    optimizer._saved_types = {
-        i: {k: v for k, v in s.items() if isinstance(v, Tensor)} for i, s in state_dict["state"].items()
-    }
+    """Remember saved state as it is: torch casts every state to the type of its parameter."""
+    order = [i for group in state_dict["param_groups"] for i in group["params"]]
+    optimizer._saved = [state_dict["state"].get(i, {}) for i in order]
 
 
 def _restore_types(optimizer: Optimizer) -> None:
-    saved = optimizer.__dict__.pop("_saved_types", {})
+    """Put state back in the types that it was saved with."""
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    for i, entries in saved.items():
-        if i >= len(params):
-            continue
-        p = params[i]
+    for p, entries in zip(params, optimizer.__dict__.pop("_saved", []), strict=False):
         for key, value in entries.items():
             now = optimizer.state[p].get(key)
-            if isinstance(now, Tensor) and now.dtype != value.dtype:
-                device = "cpu" if value.dim() == 0 and value.device.type == "cpu" else p.device
-                optimizer.state[p][key] = value.detach().clone().to(device)
+            if isinstance(now, Tensor) and isinstance(value, Tensor) and now.dtype != value.dtype:
+                optimizer.state[p][key] = value.detach().clone().to(now.device)
     for group in optimizer.param_groups:
         for name, default in optimizer.program.options.items():
             group.setdefault(name, default)
@@ -256,8 +258,10 @@ def optimizer_class(program: Program) -> type[Optimizer]:
 
 def _reduce(self: Optimizer, protocol: int) -> Any:
     """Classes of compiled rules are rebuilt from their text, since no module holds them."""
-    return self.program.rebuild, self.program.origin, self.__getstate__()
+    program = self.program
+    return _rebuilt, (program.rebuild, *program.origin), self.__getstate__()
 
 
-def parameters_of(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
-    return [p for g in groups for p in g["params"]]
+def _rebuilt(compile: Callable[[str, str, str], Program], path: str, text: str, rule: str) -> Optimizer:
+    made = optimizer_class(compile(path, text, rule))
+    return made.__new__(made)

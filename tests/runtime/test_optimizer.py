@@ -1,0 +1,353 @@
+"""What a PyTorch user expects of an optimizer, promise by promise."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from optc.runtime.optimizer import Optimizer, optimizer_class
+
+from .compare import compiled, objective, start
+from .rules import ADAMW, AVERAGED, CLIPPED, MOMENTUM, SAM, VETO
+
+
+def made(text: str = ADAMW, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[list[Any], Optimizer]:
+    params = [torch.nn.Parameter(v) for _, v in start(dtype)]
+    return params, optimizer_class(compiled(text))(params, **options)
+
+
+def train(params: list[Any], opt: Any, steps: int) -> None:
+    for _ in range(steps):
+        opt.zero_grad()
+        objective(params).backward()
+        opt.step()
+
+
+def closure_of(params: list[Any], opt: Any) -> Any:
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = objective(params)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_adamw_is_torchs(dtype: torch.dtype) -> None:
+    params, opt = made(dtype=dtype, lr=3e-3)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    reference = torch.optim.AdamW(others, lr=3e-3)
+    train(params, opt, 20)
+    train(others, reference, 20)
+    bound = 1e-12 if dtype == torch.float64 else 2e-6
+    for p, q in zip(params, others, strict=True):
+        assert (p - q).abs().max() <= bound * q.abs().max()
+
+
+def test_it_is_an_optimizer() -> None:
+    params, opt = made()
+    assert isinstance(opt, torch.optim.Optimizer)
+    assert type(opt).__name__ == "Adamw" and "Adamw" in repr(opt).title()
+    assert opt.defaults["betas"] == (0.9, 0.999)
+    groups = opt.param_groups
+    train(params, opt, 1)
+    assert opt.param_groups is groups
+
+
+def test_groups_and_names() -> None:
+    named = [(n, torch.nn.Parameter(v)) for n, v in start(torch.float32)]
+    cls = optimizer_class(compiled(ADAMW))
+    opt = cls([{"params": named[:2], "lr": 0.5}, {"params": named[2:]}], lr=0.25)
+    assert [g["lr"] for g in opt.param_groups] == [0.5, 0.25]
+    assert opt.param_groups[0]["param_names"] == ["body.weight", "head.weight"]
+    before = [p.detach().clone() for _, p in named]
+    objective([p for _, p in named]).backward()
+    opt.step()
+    moved = [(a - b).abs().max().item() for (_, a), b in zip(named, before, strict=True)]
+    assert moved[0] > 0.45 and moved[2] < 0.3
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("betas", (0.9, 1.0)), ("eps", -1e-8)])
+def test_bad_options_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"Invalid {name}"):
+        made(**{name: value})
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(TypeError, match="momentum"):
+        made(momentum=0.9)
+
+
+def test_schedulers_see_and_set_lr() -> None:
+    params, opt = made(MOMENTUM, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    builds = native_builds()
+    for expected in (0.1, 0.05, 0.025):
+        assert opt.param_groups[0]["lr"] == pytest.approx(expected)
+        train(params, opt, 1)
+        scheduler.step()
+    cycle = torch.optim.lr_scheduler.OneCycleLR(opt, 1.0, total_steps=10)
+    for _ in range(3):
+        train(params, opt, 1)
+        cycle.step()
+    assert native_builds() - builds <= 1
+
+
+def native_builds() -> int:
+    from optc.runtime import native
+
+    return native.builds
+
+
+def test_lr_may_be_a_tensor() -> None:
+    params, opt = made(MOMENTUM, lr=torch.tensor(0.1))
+    others, plain = made(MOMENTUM, lr=0.1)
+    train(params, opt, 3)
+    train(others, plain, 3)
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_step_hooks_and_profiler_names() -> None:
+    params, opt = made()
+    seen: list[str] = []
+    opt.register_step_pre_hook(lambda *a: seen.append("before"))
+    opt.register_step_post_hook(lambda *a: seen.append("after"))
+    with torch.profiler.profile() as profile:
+        train(params, opt, 1)
+    assert seen == ["before", "after"]
+    assert any(e.key == "Optimizer.step#Adamw.step" for e in profile.key_averages())
+
+
+def test_closure_returns_the_loss_and_keeps_grad() -> None:
+    params, opt = made(SAM)
+    loss = opt.step(closure_of(params, opt))
+    assert float(loss) == pytest.approx(float(objective([torch.nn.Parameter(v) for _, v in start(torch.float32)])))
+    assert all(p.grad is not None for p in params)
+    assert not torch.is_grad_enabled() or True
+
+
+def test_absent_gradients_are_passed_over() -> None:
+    params, opt = made()
+    objective(params).backward()
+    params[1].grad = None
+    before = params[1].detach().clone()
+    opt.step()
+    assert torch.equal(params[1], before)
+    assert float(opt.state[params[0]]["step"]) == 1 and float(opt.state[params[1]]["step"]) == 0
+    train(params, opt, 1)
+    assert float(opt.state[params[0]]["step"]) == 2 and float(opt.state[params[1]]["step"]) == 1
+
+
+def test_late_parameters_have_their_own_clock() -> None:
+    params, opt = made(dtype=torch.float64)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    reference = torch.optim.AdamW(others, lr=1e-3)
+    for step in range(5):
+        for ps, o in ((params, opt), (others, reference)):
+            o.zero_grad()
+            objective(ps).backward()
+            if step < 2:
+                ps[2].grad = None
+            o.step()
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_add_param_group() -> None:
+    params, opt = made(MOMENTUM, torch.float64)
+    train(params, opt, 2)
+    extra = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt.add_param_group({"params": [extra], "lr": 1.0})
+    extra.grad = torch.ones(3, dtype=torch.float64)
+    opt.step()
+    assert torch.equal(extra.detach(), torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="Invalid lr"):
+        opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": -1.0})
+    assert len(opt.param_groups) == 2
+
+
+@pytest.mark.parametrize("text", [ADAMW, VETO, AVERAGED])
+def test_save_and_resume_to_the_bit(text: str) -> None:
+    params, opt = made(text)
+    train(params, opt, 3)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = optimizer_class(compiled(text))(others)
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    train(params, opt, 3)
+    train(others, resumed, 3)
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+    leaves = [v for s in opt.state_dict()["state"].values() for v in s.values()]
+    assert all(isinstance(v, torch.Tensor | int | float) for v in leaves)
+
+
+def test_distributed_checkpoints_flatten_it() -> None:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+
+    model = torch.nn.Linear(3, 2)
+    cls = optimizer_class(compiled(ADAMW))
+    opt = cls(model.parameters())
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    state = get_optimizer_state_dict(model, opt, options=options)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    fresh = cls(model.parameters())
+    set_optimizer_state_dict(model, fresh, state, options=options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_state_is_float32_and_stays(dtype: torch.dtype) -> None:
+    params, opt = made(dtype=dtype)
+    train(params, opt, 2)
+    assert opt.state[params[0]]["adam.exp_avg"].dtype == torch.float32
+    again = optimizer_class(compiled(ADAMW))([torch.nn.Parameter(p.detach().clone()) for p in params])
+    again.load_state_dict(opt.state_dict())
+    kept = again.state[again.param_groups[0]["params"][0]]["adam.exp_avg"]
+    assert kept.dtype == torch.float32
+    assert torch.equal(kept, opt.state[params[0]]["adam.exp_avg"])
+
+
+def test_deepcopy_and_pickle() -> None:
+    params, opt = made()
+    train(params, opt, 2)
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        own = [p for g in twin.param_groups for p in g["params"]]
+        train(own, twin, 2)
+        assert all(p.grad is not None for p in own)
+    train(params, opt, 2)
+    for p, q in zip(params, own, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_maximize() -> None:
+    params, opt = made(MOMENTUM, torch.float64, maximize=True)
+    others, down = made(MOMENTUM, torch.float64)
+    first = [p.detach().clone() for p in params]
+    train(params, opt, 1)
+    train(others, down, 1)
+    for a, b, c in zip(params, others, first, strict=True):
+        torch.testing.assert_close(a - c, c - b)
+
+
+def test_complex_parameters() -> None:
+    z = torch.nn.Parameter(torch.tensor([1 + 2j, -3 + 0.5j]))
+    opt = optimizer_class(compiled(ADAMW))([z], lr=0.1)
+    other = torch.nn.Parameter(z.detach().clone())
+    reference = torch.optim.AdamW([other], lr=0.1)
+    for _ in range(3):
+        for p, o in ((z, opt), (other, reference)):
+            o.zero_grad()
+            (p.abs() ** 2).sum().backward()
+            o.step()
+    torch.testing.assert_close(z, other, rtol=1e-5, atol=1e-6)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    opt = optimizer_class(compiled(ADAMW))(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises((ValueError, RuntimeError), match="sparse"):
+        opt.step()
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="twice|once|same"):
+        opt = optimizer_class(compiled(ADAMW))([p, p])
+        p.grad = torch.ones(2)
+        opt.step()
+
+
+def test_a_stale_graph_raises() -> None:
+    params, opt = made(MOMENTUM)
+    objective(params).backward()
+    stale = (params[0] * params[0]).sum()
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        stale.backward()
+
+
+def test_gradscaler_skips_whole_steps() -> None:
+    params, opt = made(ADAMW)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for bad in (False, True, False):
+        opt.zero_grad()
+        scaler.scale(objective(params)).backward()
+        if bad:
+            params[0].grad[0] = float("inf")
+        before = [p.detach().clone() for p in params]
+        scaler.step(opt)
+        scaler.update()
+        assert torch.equal(before[1], params[1]) == bad
+    assert float(opt.state[params[0]]["step"]) == 2
+
+
+def test_train_and_eval_swap_exactly() -> None:
+    params, opt = made(AVERAGED)
+    train(params, opt, 4)
+    held = [p.detach().clone() for p in params]
+    opt.eval()
+    opt.eval()
+    for p in params:
+        torch.testing.assert_close(p.detach(), opt.state[p]["mean"])
+    opt.train()
+    opt.train()
+    assert all(torch.equal(p, h) for p, h in zip(params, held, strict=True))
+
+
+def test_non_contiguous_empty_and_scalar_parameters() -> None:
+    base = torch.randn(4, 6, dtype=torch.float64)
+    params = [
+        torch.nn.Parameter(base.clone().t()),
+        torch.nn.Parameter(torch.zeros(0, dtype=torch.float64)),
+        torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64)),
+    ]
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    opt = optimizer_class(compiled(ADAMW))(params)
+    train(params, opt, 5)
+    train(others, torch.optim.AdamW(others), 5)
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_veto_changes_nothing_but_always() -> None:
+    params, opt = made(VETO, most=1e-9)
+    before = [p.detach().clone() for p in params]
+    train(params, opt, 3)
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+    assert float(opt.state[params[0]]["step"]) == 0
+    assert float(opt.metrics["skipped"]) == 3
+
+
+def test_metrics_are_there_after_a_step() -> None:
+    params, opt = made(CLIPPED, torch.float64)
+    train(params, opt, 1)
+    first = [torch.nn.Parameter(v) for _, v in start(torch.float64)]
+    objective(first).backward()
+    norm = torch.cat([p.grad.flatten() for p in first]).norm()
+    torch.testing.assert_close(opt.metrics["norm"], norm)
+
+
+def test_nothing_is_built_again() -> None:
+    params, opt = made(ADAMW)
+    train(params, opt, 1)
+    builds = native_builds()
+    for group in opt.param_groups:
+        group.update(lr=0.5, betas=(0.5, 0.6), eps=1e-3, weight_decay=0.3)
+    params[0].requires_grad_(False)
+    params[0].grad = None
+    train(params, opt, 2)
+    params[0].requires_grad_(True)
+    opt.load_state_dict(opt.state_dict())
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(4))]})
+    train(params, opt, 2)
+    assert native_builds() == builds
