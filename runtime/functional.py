@@ -10,13 +10,15 @@ Nothing is written in place, so the step may be traced by torch.compile and diff
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..compiler.program import Program
+from ..compiler.program import Evaluate, Program
 from . import execute
 from .layout import HostRows, Layout
 from .state import fresh
@@ -29,7 +31,9 @@ class Step:
 
     def __init__(self, program: Program):
         self.program = program
-        self._plans: dict[tuple[bool, ...], Any] = {}
+        # all variants now: under torch.compile nothing may be lowered while the step is traced
+        self._plans = {bits: program.plan(bits) for bits in product((False, True), repeat=len(program.conditions.names))}
+        self._starts = {n: program.start(n) for n, s in program.slots.items() if s.kind == "state"}
 
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay as they are until they are given again."""
@@ -40,13 +44,30 @@ class Step:
         missing = [n for n, d in self.program.options.items() if d is None and n not in options]
         if missing:
             raise TypeError(f"{self.program.name} needs the option {missing[0]!r}")
+        group = {**self.program.options, **options, "params": leaves}
+        layout = Layout(self.program, [group])
+        host = HostRows(layout, [group], 1, 1, 1, {})
+        slots: dict[str, Any] = {n: [leaves[i] for i in layout.members[n]] for n in self.program.targets}
+        frame = self._frame(layout, host, slots, None, None, 1, 0, self._starts.values())
+        early = [n for n, plan in self._starts.items() if not any(isinstance(p, Evaluate) for p in plan.phases)]
+        self._begin(frame, host, early)
         return {
             "options": {**self.program.options, **options},
-            "slots": {},
+            "slots": {n: frame.slots[n] for n in early},
             "t": [0] * len(leaves),
             "calls": 0,
             "steps": 0,
         }
+
+    def _frame(
+        self, layout: Layout, host: HostRows, slots: dict[str, Any], loop: Any, batch: Any, call: int, seed: int, plans: Any,
+    ) -> execute.Frame:  # fmt: skip
+        plan = next(iter(plans), None)
+        rows, group_rows = (host.rows(plan.host), host.group_rows(plan.host)) if plan else (None, [()])
+        return execute.Frame(
+            self.program, list(layout.params), layout.members, layout.groups, slots, rows, group_rows, loop, batch,
+            call, seed, functional=True,
+        )  # fmt: skip
 
     def __call__(
         self,
@@ -69,17 +90,12 @@ class Step:
         call, steps = state["calls"] + 1, state["steps"] + 1
         host = HostRows(layout, [group], t, call, steps, inputs or {})
         bits = host.conditions()
-        if bits not in self._plans:
-            self._plans[bits] = self.program.plan(bits)
         plan = self._plans[bits]
         slots: dict[str, Any] = {n: [leaves[i] for i in layout.members[n]] for n in self.program.targets}
         slots.update(state["slots"])
-        frame = execute.Frame(
-            self.program, leaves, layout.members, layout.groups, slots, host.rows(plan.host),
-            host.group_rows(plan.host), Given(spec, loss, gradient, oracles or {}, layout), batch, call, seed,
-            functional=True,
-        )  # fmt: skip
-        self._begin(frame, host)
+        given = Given(spec, loss, gradient, oracles or {}, layout)
+        frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
+        self._begin(frame, host, [n for n in self._starts if n not in frame.slots])
         outcome = execute.step(plan, frame, [])
         took = execute.took_part(frame) or [True] * len(leaves)
         after = {
@@ -96,15 +112,10 @@ class Step:
         metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         return pytree.tree_unflatten(moved, spec), after, metrics
 
-    def _begin(self, frame: execute.Frame, host: HostRows) -> None:
-        for name, spec in self.program.slots.items():
-            if spec.kind != "state" or name in frame.slots:
-                continue
-            plan = self.program.start(name)
-            inner = execute.Frame(
-                frame.program, frame.tensors, frame.members, frame.groups, frame.slots, host.rows(plan.host),
-                host.group_rows(plan.host), frame.loop, frame.batch, frame.call, frame.seed, functional=True,
-            )  # fmt: skip
+    def _begin(self, frame: execute.Frame, host: HostRows, names: list[str]) -> None:
+        for name in names:
+            plan, spec = self._starts[name], self.program.slots[name]
+            inner = replace(frame, rows=host.rows(plan.host), group_rows=host.group_rows(plan.host), values={})
             execute.run(plan, inner)
             value = inner.get(plan.metrics["value"])
             if isinstance(value, list) and spec.reach not in ("model", "group"):

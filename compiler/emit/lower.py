@@ -72,7 +72,7 @@ class Lowering:
         r (a reduction that ends a pass over cells)."""
         if n in self.bound or n.op in ("read", "parameter"):
             return "leaf"
-        if n.known <= HOST and n.type.kind == "array":
+        if n.known <= HOST and n.type.kind == "array" and n.type.reach not in FINE and not n.type.axes:
             return "host"
         if n.op == "random" and n.type.reach == "element" and not n.type.axes and not n.inputs:
             return "c"  # drawn again wherever it is needed

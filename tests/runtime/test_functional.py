@@ -1,0 +1,101 @@
+"""The functional step: pure, over pytrees, under torch.compile and torch.func."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from optc.runtime.functional import Step
+
+from .compare import compiled
+from .rules import ADAMW, MOMENTUM, NEWTON_SCHULZ, SAM, SCHEDULED
+
+
+def loss(w: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (w["a"] ** 2).sum() + torch.sin(w["b"]).sum() + (w["a"].sum() * w["b"].sum()) * 0.1
+
+
+def point() -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3),
+        "b": torch.linspace(0, 1, 4, dtype=torch.float64),
+    }
+
+
+@pytest.mark.parametrize("text", [ADAMW, MOMENTUM, SAM, SCHEDULED, NEWTON_SCHULZ])
+def test_it_is_the_optimizers_step(text: str) -> None:
+    from optc.runtime.optimizer import optimizer_class
+
+    program = compiled(text)
+    step = Step(program)
+    w = point()
+    state = step.init(w)
+    params = {k: torch.nn.Parameter(v.clone()) for k, v in w.items()}
+    opt = optimizer_class(program)(list(params.values()), backend="eager")
+    before = {k: v.clone() for k, v in w.items()}
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        value = loss(params)
+        value.backward()
+        return value
+
+    for _ in range(5):
+        w, state, _ = step(w, state, loss=loss)
+        opt.step(closure)
+    for k in w:
+        torch.testing.assert_close(w[k], params[k].detach(), rtol=1e-13, atol=1e-14)
+        assert torch.equal(before[k], point()[k])
+
+
+def test_a_gradient_is_enough_where_the_rule_asks_no_more() -> None:
+    step = Step(compiled(ADAMW))
+    w = point()
+    gradient = torch.func.grad(loss)(w)
+    a, _, _ = step(w, step.init(w), gradient=gradient)
+    b, _, _ = step(w, step.init(w), loss=loss)
+    torch.testing.assert_close(a, b)
+    with pytest.raises(RuntimeError, match="loss"):
+        sharp = Step(compiled(SAM))
+        sharp(w, sharp.init(w), gradient=gradient)
+
+
+def test_one_tensor_is_a_pytree() -> None:
+    step = Step(compiled(MOMENTUM))
+    w, state, metrics = step(torch.ones(3), step.init(torch.ones(3)), loss=lambda w: (w**2).sum())
+    torch.testing.assert_close(w, torch.full((3,), 0.8))
+    assert metrics == {} and state["calls"] == 1
+
+
+def test_options_may_change_at_every_step() -> None:
+    step = Step(compiled(MOMENTUM))
+    w = torch.ones(3)
+    still, _, _ = step(w, step.init(w), loss=lambda w: (w**2).sum(), lr=0.0)
+    assert torch.equal(still, w)
+    with pytest.raises(TypeError, match="rho"):
+        step.init(w, rho=1.0)
+
+
+@pytest.mark.parametrize("text", [ADAMW, SAM])
+def test_the_whole_step_compiles_to_one_graph(text: str) -> None:
+    step = Step(compiled(text))
+
+    def train(w: dict[str, torch.Tensor], state: dict, n: int) -> dict[str, torch.Tensor]:
+        for _ in range(n):
+            w, state, _ = step(w, state, loss=loss)
+        return w
+
+    w = point()
+    expected = train(w, step.init(w), 1)
+    whole = torch.compile(train, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(whole(w, step.init(w), 1), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_it_is_differentiable_through() -> None:
+    step = Step(compiled(MOMENTUM))
+
+    def after(w: torch.Tensor) -> torch.Tensor:
+        moved, _, _ = step(w, step.init(w), loss=lambda x: (x**3).sum())
+        return moved.sum()
+
+    w = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.func.grad(after)(w), 1 - 0.1 * 6 * w)
