@@ -94,7 +94,7 @@ class Launch:
         self.tensor_values, self.group_values = tensor_values, group_values
         self.model_values = model_values
         self._phase = ctypes.cast(phase, ctypes.c_void_p)
-        self._partials = torch.zeros(0, dtype=torch.float64)
+        self._partials = torch.zeros(0, dtype=torch.float64, device="cpu")
         self._host_row = _indexes(host_row, table.rows, 1 if host is None else len(host))
         groups = 1 if group_values is None else group_values.shape[1]
         self._group_of_row = _indexes(group_of_row, table.rows, groups)
@@ -138,7 +138,7 @@ class Launch:
         args.call = call % 2**64
         if len(self.reductions) * table.chunks > len(self._partials):
             size = len(self.reductions) * table.chunks
-            self._partials = torch.zeros(size, dtype=torch.float64)
+            self._partials = torch.zeros(size, dtype=torch.float64, device="cpu")
         args.partials = self._partials.data_ptr()
         place, loop = ctypes.addressof(args), parallel_loop()
         threads = thread_count() if threads is None else threads

@@ -24,7 +24,7 @@ def philox(
 
     Philox4x32-10 with the counter (cell low, cell high, call low, draw).
     """
-    cell = torch.arange(offset, offset + n, dtype=torch.int64)
+    cell = torch.arange(offset, offset + n, dtype=torch.int64, device="cpu")
     a, b = cell & _WORD, cell >> 32 & _WORD
     c, d = torch.full_like(a, call & _WORD), torch.full_like(a, draw & _WORD)
     whole = key(seed, stream)

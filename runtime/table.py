@@ -79,7 +79,7 @@ class Table:
         self._lists = [self._list(c, column) for c, column in enumerate(columns)]
         sizes = [tensor.numel() for tensor in self._lists[parameter] if tensor is not None]
         offsets = list(accumulate(sizes, initial=0))[:-1] if cell_offset is None else cell_offset
-        self.cell_offset = torch.tensor(offsets, dtype=torch.int64)
+        self.cell_offset = torch.tensor(offsets, dtype=torch.int64, device="cpu")
         self._allocate()
         self._fill_all()
         self._cut()
@@ -145,8 +145,8 @@ class Table:
         if tensors is None:
             return [None] * self.rows
         found = list(tensors)
-        for row, tensor in enumerate(found):
-            if tensor is not None and self._wrapped and not _direct(tensor):
+        for row, tensor in enumerate(found if self._wrapped else ()):
+            if tensor is not None and not _direct(tensor):
                 try:
                     found[row] = real(local(tensor, self.parameters[row]))
                 except Refused as why:
@@ -159,10 +159,15 @@ class Table:
 
     def _allocate(self) -> None:
         """Memory that keeps its place; in torch tensors what is copied to a device as a whole."""
-        self.addr = torch.zeros(self.columns, self.rows, dtype=torch.int64)
-        self.numel = torch.zeros(self.rows, dtype=torch.int64)
-        self.chunk_row = self.chunk_start = torch.zeros(0, dtype=torch.int64)
-        self.chunks = self.elements = 0
+        self.addr = torch.zeros(self.columns, self.rows, dtype=torch.int64, device="cpu")
+        self.numel = torch.zeros(self.rows, dtype=torch.int64, device="cpu")
+        self.chunk_row = self.chunk_start = torch.zeros(0, dtype=torch.int64, device="cpu")
+        self.chunks = 0
+        # The same memory for Python: an element of a tensor costs microseconds.
+        self._addr = (ctypes.c_int64 * (self.columns * self.rows)).from_address(
+            self.addr.data_ptr()
+        )
+        self._numel = (ctypes.c_int64 * self.rows).from_address(self.numel.data_ptr())
         self._layout = (ctypes.c_uint64 * self.rows)()
         self._verdict = (ctypes.c_int32 * self.rows)(*[-1] * self.rows)
         self._blocked = (ctypes.c_uint8 * self.rows)()
@@ -176,10 +181,13 @@ class Table:
         """Check every column: at the start, and when a parameter lies elsewhere."""
         for row in range(self.rows):
             self._blocked[row] = 0
-        self._fill(self._given, None)
+        # Fixed columns on their own: a row without a gradient may have one at the next step.
+        self._fill([column for column in self._given if column not in self.fresh], None)
+        if late := [column for column in self._given if column in self.fresh]:
+            self._fill(late, None)
         starts, numel = self.addr[self._given], self.numel
         sizes = torch.stack([numel * self.dtypes[column].itemsize for column in self._given])
-        written = torch.tensor([column in self.written for column in self._given])
+        written = torch.tensor([c in self.written for c in self._given], device="cpu")
         shared = overlapping(
             starts.flatten(), sizes.flatten(), written.repeat_interleave(self.rows)
         )
@@ -196,11 +204,11 @@ class Table:
         if self._struct is None:
             if source is not None:
                 self._lists[which[0]] = self._list(which[0], [p.grad for p in source])
-            before = self.addr[self.parameter].clone()
+            before = self._layouts()
             self.copied.clear()
             for row in range(self.rows):
                 self._verdict[row] = self._look(row, which)
-            return True, not torch.equal(before, self.addr[self.parameter])
+            return True, before != self._layouts()
         numbers = (ctypes.c_int32 * len(which))(*which)
         place = ctypes.addressof(numbers)
         _library().optc_fill(ctypes.addressof(self._struct), self._lists, place, len(which), source)
@@ -219,23 +227,25 @@ class Table:
         tensors = {c: t for c in which if (t := self._lists[c][row]) is not None}
         if own is None or len(tensors) < len(which):
             return ABSENT
-        column = self.parameter
+        column = last = self.parameter
         try:
             verdict = examine_parameter(own, self.dtypes[column], self.device)
-            self.numel[row] = own.numel()
-            self.addr[column, row] = own.data_ptr()
+            self._numel[row] = own.numel()
+            self._addr[column * self.rows + row] = own.data_ptr()
+            if self._struct is None:
+                self._layout[row] = hash((own.shape, own.stride())) % 2**64
             if own.numel() == 0:
                 return EMPTY
             for column, tensor in tensors.items():
                 if column != self.parameter and verdict == "kernel":
-                    verdict = self._place(row, column, tensor, own)
+                    verdict, last = self._place(row, column, tensor, own), column
         except Refused as why:
             raise self._error(column, row, why) from None
         if verdict == "kernel" and not self._distinct(row, tensors, own):
-            verdict = "eager"
-        if verdict == "eager":
+            verdict, last = "eager", self.parameter
+        if verdict == "eager" and last not in self.fresh:
             self._blocked[row] = 1
-        return BLOCKED if self._blocked[row] else KERNEL
+        return BLOCKED if self._blocked[row] or verdict == "eager" else KERNEL
 
     def _place(self, row: int, column: int, tensor: Tensor, own: Tensor) -> str:
         """Put one address into the table, that of a copy where the gradient lies otherwise."""
@@ -244,18 +254,26 @@ class Table:
         if verdict == "copy" and column in self.fresh:
             tensor = self._copy(row, column, tensor, own)
             verdict = "kernel"
-        self.addr[column, row] = tensor.data_ptr()
+        self._addr[column * self.rows + row] = tensor.data_ptr()
         return "kernel" if verdict == "kernel" else "eager"
 
     def _distinct(self, row: int, tensors: Mapping[int, Tensor], own: Tensor) -> bool:
         """Whether no two columns name one address, after gradients that did were copied."""
         for column in {*self.fresh} & {*tensors}:
-            places = self.addr[self._given, row].tolist()
-            if places.count(int(self.addr[column, row])) > 1:
+            if self._places(row).count(self._addr[column * self.rows + row]) > 1:
                 copy = self._copy(row, column, tensors[column], own)
-                self.addr[column, row] = copy.data_ptr()
-        places = self.addr[self._given, row].tolist()
+                self._addr[column * self.rows + row] = copy.data_ptr()
+        places = self._places(row)
         return len(set(places)) == len(places)
+
+    def _places(self, row: int) -> list[int]:
+        places = [self._addr[column * self.rows + row] for column in self._given]
+        return [place for place in places if place]
+
+    def _layouts(self) -> list[int]:
+        """Where the parameters are, and how their elements lie."""
+        first = self.parameter * self.rows
+        return [*self._addr[first : first + self.rows], *self._layout]
 
     def _copy(self, row: int, column: int, tensor: Tensor, own: Tensor) -> Tensor:
         """A scratch tensor in the layout of the parameter; copying resolves the sign."""
@@ -274,8 +292,8 @@ class Table:
         numel, verdict = self.numel.data_ptr(), self._verdict
         count = _library().optc_chunks(numel, verdict, self.rows, None, None)
         if count > len(self.chunk_row):
-            self.chunk_row = torch.zeros(count, dtype=torch.int64)
-            self.chunk_start = torch.zeros(count, dtype=torch.int64)
+            self.chunk_row = torch.zeros(count, dtype=torch.int64, device="cpu")
+            self.chunk_start = torch.zeros(count, dtype=torch.int64, device="cpu")
         places = self.chunk_row.data_ptr(), self.chunk_start.data_ptr()
         self.chunks = _library().optc_chunks(numel, verdict, self.rows, *places)
 
