@@ -1,8 +1,8 @@
 """optc compiles training update rules, written as in the paper, to torch optimizers.
 
-    import optc
-    SamAdamw = optc.load("examples/sam_adamw.opt")
-    optimizer = SamAdamw(model.parameters(), lr=3e-4)
+import optc
+SamAdamw = optc.load("examples/sam_adamw.opt")
+optimizer = SamAdamw(model.parameters(), lr=3e-4)
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "api", "loads": "api", "functional": "api", "compile": "api",
-    "Optimizer": "runtime.optimizer", "CompileError": "compiler.source",
-    "primitive": "compiler.primitive", "State": "compiler.primitive", "hookimpl": "plugins.hookspecs",
-}  # fmt: skip
+    "load": "api",
+    "loads": "api",
+    "functional": "api",
+    "compile": "api",
+    "Optimizer": "runtime.optimizer",
+    "CompileError": "compiler.source",
+    "primitive": "compiler.primitive",
+    "State": "compiler.primitive",
+    "hookimpl": "plugins.hookspecs",
+}
 
 
 def __getattr__(name: str) -> Any:

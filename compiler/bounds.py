@@ -25,7 +25,10 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "unit_pair": (_each(_real(lambda v: 0 <= v < 1), 2), "a pair of numbers in [0, 1)"),
     "pair": (_each(_real(lambda v: v == v), 2), "a pair of numbers"),
     "integer": (_real(lambda v: v == int(v)), "an integer"),
-    "count": (_real(lambda v: math.isfinite(v) and v == int(v) and v >= 1), "an integer of at least 1"),
+    "count": (
+        _real(lambda v: math.isfinite(v) and v == int(v) and v >= 1),
+        "an integer of at least 1",
+    ),
     "boolean": (lambda v: isinstance(v, bool), "true or false"),
     "function": (lambda v: False, "a function"),
     "bundle": (lambda v: False, "a bundle"),

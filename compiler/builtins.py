@@ -17,15 +17,19 @@ from .types import DATA, MODEL, REACHES, Axis, Type, coarser_or_equal, union
 
 METAS = {"ndim", "rows", "cols", "numel"}
 CONSTANTS: dict[str, float | bool] = {
-    "pi": math.pi, "inf": math.inf, "nan": math.nan, "true": True, "false": False,
-}  # fmt: skip
+    "pi": math.pi,
+    "inf": math.inf,
+    "nan": math.nan,
+    "true": True,
+    "false": False,
+}
 
 Build = Callable[[Context, Scope, Arguments, Span], Any]
 BUILTINS: dict[str, Build] = {}
 
 
 def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[..., Any]:
-    """Register a function; `parameters` are names, a trailing `?` marks one that may be left out."""
+    """Register a function; `parameters` are names, a trailing `?` marks an optional one."""
     names = [p.strip("?") for p in parameters.split()]
     needed = [p for p in parameters.split() if not p.endswith("?")]
 
@@ -35,13 +39,19 @@ def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[...
                 return function(ctx, scope, span, *given.positional, **given.named)
             bound = dict(zip(names, given.positional, strict=False))
             if len(given.positional) > len(names):
-                ctx.error("E205", f"`{name}` takes {len(names)} arguments: {', '.join(names)}", span)
+                ctx.error(
+                    "E205", f"`{name}` takes {len(names)} arguments: {', '.join(names)}", span
+                )
             for key, value in given.named.items():
                 if key not in names:
                     from .source import nearest
 
-                    ctx.error("E203", f"`{name}` has no argument `{key}`",
-                              given.spans.get(key, span), nearest(key, names))  # fmt: skip
+                    ctx.error(
+                        "E203",
+                        f"`{name}` has no argument `{key}`",
+                        given.spans.get(key, span),
+                        nearest(key, names),
+                    )
                 bound[key] = value
             missing = [n for n in needed if n not in bound]
             if missing:
@@ -74,9 +84,13 @@ def _fold(name: str) -> None:
     """max and min: element-wise of several operands, or a reduction with `over`."""
 
     @builtin(name, rest=True)
-    def build(ctx: Context, scope: Scope, span: Span, *values: Any, over: Any = None, **bad: Any) -> Node:
+    def build(
+        ctx: Context, scope: Scope, span: Span, *values: Any, over: Any = None, **bad: Any
+    ) -> Node:
         if bad:
-            ctx.error("E203", f"`{name}` has no argument `{next(iter(bad))}`", span, "it takes `over`")
+            ctx.error(
+                "E203", f"`{name}` has no argument `{next(iter(bad))}`", span, "it takes `over`"
+            )
         nodes = [as_node(ctx, v, span) for v in values]
         if over is not None:
             return reduce(ctx, name, nodes[0], over, span)
@@ -104,7 +118,11 @@ def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span) -> Node:
         if reach == value.type.reach:
             return value
         if not coarser_or_equal(reach, value.type.reach):
-            ctx.error("E308", f"a value of reach {value.type.reach} has no cells to reduce over {reach}", span)
+            ctx.error(
+                "E308",
+                f"a value of reach {value.type.reach} has no cells to reduce over {reach}",
+                span,
+            )
         type = replace(value.type.at(reach), logical=how in ("any", "all"))
         return ctx.graph.add("reduce", value, type=type, span=span, how=how, over=reach)
     for axis in over:
@@ -131,15 +149,25 @@ for _name, _how in (("sum", "sum"), ("any", "any"), ("all", "all"), ("product", 
 def count(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
     """How many cells a value has over a reach (all of them, whatever their values)."""
     value = as_node(ctx, x, span)
-    one = ctx.map("where", ctx.map("eq", value, value, span=span), ctx.graph.const(1.0),
-                  ctx.graph.const(1.0), span=span)  # fmt: skip
+    one = ctx.map(
+        "where",
+        ctx.map("eq", value, value, span=span),
+        ctx.graph.const(1.0),
+        ctx.graph.const(1.0),
+        span=span,
+    )
     return reduce(ctx, "sum", one, over, span)
 
 
 @builtin("mean", "x over")
 def mean(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
     value = as_node(ctx, x, span)
-    return ctx.map("div", reduce(ctx, "sum", value, over, span), count(ctx, scope, span, value, over), span=span)
+    return ctx.map(
+        "div",
+        reduce(ctx, "sum", value, over, span),
+        count(ctx, scope, span, value, over),
+        span=span,
+    )
 
 
 @builtin("norm", "x over")
@@ -171,16 +199,37 @@ def quantile(ctx: Context, scope: Scope, span: Span, x: Any, q: Any, over: Any) 
     whole = reduce(ctx, "quantile", value, over, span)
     if not isinstance(whole["over"], tuple):
         ctx.error("E308", "a quantile goes over the model or over one axis", span)
-    return ctx.graph.add("reduce", value, as_node(ctx, q, span), type=whole.type, span=span,
-                         how="quantile", over=whole["over"])  # fmt: skip
+    return ctx.graph.add(
+        "reduce",
+        value,
+        as_node(ctx, q, span),
+        type=whole.type,
+        span=span,
+        how="quantile",
+        over=whole["over"],
+    )
 
 
 @builtin("top", "x over by? fraction? k?")
-def top(ctx: Context, scope: Scope, span: Span, x: Any, over: Any, by: Any = None,
-        fraction: Any = None, k: Any = None) -> Node:  # fmt: skip
+def top(
+    ctx: Context,
+    scope: Scope,
+    span: Span,
+    x: Any,
+    over: Any,
+    by: Any = None,
+    fraction: Any = None,
+    k: Any = None,
+) -> Node:
     """The largest cells over a reach, zero elsewhere; ties go by position."""
     value = as_node(ctx, x, span)
-    name = "abs" if isinstance(by, Function) else by[0].name if isinstance(by, tuple) and by and isinstance(by[0], Axis) else "value"
+    name = (
+        "abs"
+        if isinstance(by, Function)
+        else by[0].name
+        if isinstance(by, tuple) and by and isinstance(by[0], Axis)
+        else "value"
+    )
     if (fraction is None) == (k is None):
         ctx.error("E207", "`top` needs either `fraction` or `k`", span)
     size = as_node(ctx, fraction if k is None else k, span)
@@ -188,8 +237,15 @@ def top(ctx: Context, scope: Scope, span: Span, x: Any, over: Any, by: Any = Non
     if not whole and _reach(ctx, over, span) not in ("tensor", "all"):
         ctx.error("E308", "`top` goes over the model or each tensor", span)
     source = flat(ctx, scope, span, value) if whole else value
-    kept = ctx.graph.add("select", source, size, type=source.type, span=span, by=name,
-                         of="k" if fraction is None else "fraction")  # fmt: skip
+    kept = ctx.graph.add(
+        "select",
+        source,
+        size,
+        type=source.type,
+        span=span,
+        by=name,
+        of="k" if fraction is None else "fraction",
+    )
     return back(ctx, scope, span, kept, like=value) if whole else kept
 
 
@@ -242,7 +298,11 @@ def axis_of(ctx: Context, value: Any, span: Span) -> Axis:
 @builtin("eye", "axis")
 def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
     a = axis_of(ctx, axis, span)
-    reach, domain = ("tensor", ctx.flow[scope.target].type.domain) if a.name in ("rows", "cols") else ("model", "")
+    reach, domain = (
+        ("tensor", ctx.flow[scope.target].type.domain)
+        if a.name in ("rows", "cols")
+        else ("model", "")
+    )
     return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
 
 
@@ -273,12 +333,14 @@ def grid(ctx: Context, scope: Scope, span: Span, axis: Any, low: Any, high: Any,
 def _random(name: str) -> None:
     @builtin(name, "like? axis?")
     def build(ctx: Context, scope: Scope, span: Span, like: Any = None, axis: Any = None) -> Node:
-        """A draw for each cell; equal calls in other places, or in other turns of a loop, differ."""
+        """A draw for each cell; calls in other places, or in other turns of a loop, differ."""
         type = replace(as_node(ctx, like, span).type, logical=False) if like is not None else MODEL
         if axis is not None:
             type = replace(type, axes=(axis_of(ctx, axis, span), *type.axes))
         ctx.streams += 1
-        return ctx.graph.add("random", *ctx.loops, type=type, span=span, how=name, stream=ctx.streams)
+        return ctx.graph.add(
+            "random", *ctx.loops, type=type, span=span, how=name, stream=ctx.streams
+        )
 
 
 for _name in ("normal", "uniform", "rademacher"):
@@ -287,10 +349,20 @@ for _name in ("normal", "uniform", "rademacher"):
 
 @builtin("coin", "p")
 def coin(ctx: Context, scope: Scope, span: Span, p: Any) -> Node:
-    """True with probability p; drawn on the host, so that what it guards is not paid for when false."""
+    """True with probability p; drawn on the host, so that what it guards is not paid for when
+    false.
+    """
     ctx.streams += 1
-    return ctx.graph.add("clock", as_node(ctx, p, span), *ctx.loops, type=Type(logical=True), known=1,
-                         span=span, which="coin", stream=ctx.streams)  # fmt: skip
+    return ctx.graph.add(
+        "clock",
+        as_node(ctx, p, span),
+        *ctx.loops,
+        type=Type(logical=True),
+        known=1,
+        span=span,
+        which="coin",
+        stream=ctx.streams,
+    )
 
 
 @builtin("named", rest=True)
@@ -313,7 +385,7 @@ def dtype(ctx: Context, scope: Scope, span: Span, *names: Any) -> Node:
 
 def _matches(ctx: Context, scope: Scope, what: str, patterns: tuple[Any, ...], span: Span) -> Node:
     if not patterns or not all(isinstance(p, str) for p in patterns):
-        ctx.error("E310", "this takes patterns as texts, like `named(\"*bias\")`", span)
+        ctx.error("E310", 'this takes patterns as texts, like `named("*bias")`', span)
     domain = ctx.flow[scope.target].type.domain if scope.target in ctx.flow else "w"
     type = Type("tensor", (), domain, logical=True)
     return ctx.graph.add("meta", type=type, known=1, span=span, what=what, patterns=patterns)
@@ -336,7 +408,9 @@ def matrix(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     """The cells of each tensor as a matrix: the first dimension against the others."""
     t = as_node(ctx, x, span).type
     value = ctx.expand(as_node(ctx, x, span), replace(t, reach="element"), span)
-    return ctx.graph.add("matrix", value, type=Type("tensor", (*t.axes, ROWS, COLS), t.domain), span=span)
+    return ctx.graph.add(
+        "matrix", value, type=Type("tensor", (*t.axes, ROWS, COLS), t.domain), span=span
+    )
 
 
 @builtin("flat", "x")
@@ -362,13 +436,19 @@ def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> No
 def transpose(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     value = as_node(ctx, x, span)
     *rest, a, b = _two_axes(ctx, value, span)
-    return ctx.graph.add("transpose", value, type=replace(value.type, axes=(*rest, b, a)), span=span)
+    return ctx.graph.add(
+        "transpose", value, type=replace(value.type, axes=(*rest, b, a)), span=span
+    )
 
 
 def _two_axes(ctx: Context, value: Node, span: Span) -> tuple[Axis, ...]:
     if len(value.type.axes) < 2:
-        ctx.error("E311", f"this takes a matrix, and the value is {value.type}", span,
-                  "`matrix(x)` makes one of each tensor")  # fmt: skip
+        ctx.error(
+            "E311",
+            f"this takes a matrix, and the value is {value.type}",
+            span,
+            "`matrix(x)` makes one of each tensor",
+        )
     return value.type.axes
 
 
@@ -380,7 +460,9 @@ def matmul(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     vector = len(right.type.axes) == 1
     k2, *n = right.type.axes[-2:] if not vector else right.type.axes
     if k.name != k2.name:
-        ctx.error("E311", f"`@` sums {left.type} over `{k}`, and {right.type} has `{k2}` there", span)
+        ctx.error(
+            "E311", f"`@` sums {left.type} over `{k}`, and {right.type} has `{k2}` there", span
+        )
     last = tuple(n)
     if last and last[0].same(m):
         last = (last[0].prime(),)
@@ -396,11 +478,15 @@ def trace(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     value = as_node(ctx, x, span)
     *rest, a, b = _two_axes(ctx, value, span)
     diagonal = ctx.map("mul", value, eye_like(ctx, value, a, b, span), span=span)
-    return reduce(ctx, "sum", diagonal, (Axis(a.name, None, a.primes), Axis(b.name, None, b.primes)), span)
+    return reduce(
+        ctx, "sum", diagonal, (Axis(a.name, None, a.primes), Axis(b.name, None, b.primes)), span
+    )
 
 
 def eye_like(ctx: Context, value: Node, a: Axis, b: Axis, span: Span) -> Node:
-    type = Type(value.type.reach if value.type.reach == "tensor" else "model", (a, b), value.type.domain)
+    type = Type(
+        value.type.reach if value.type.reach == "tensor" else "model", (a, b), value.type.domain
+    )
     return ctx.graph.add("eye", type=type, known=2, span=span)
 
 
@@ -410,8 +496,10 @@ def solve(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     left, right = as_node(ctx, a, span), as_node(ctx, b, span)
     _two_axes(ctx, left, span)
     vector = len(right.type.axes) == 1
-    type = replace(right.type, axes=(left.type.axes[-1].prime(-left.type.axes[-1].primes),
-                                     *right.type.axes[1:]))  # fmt: skip
+    type = replace(
+        right.type,
+        axes=(left.type.axes[-1].prime(-left.type.axes[-1].primes), *right.type.axes[1:]),
+    )
     if vector:
         type = right.type
     return ctx.graph.add("solve", left, right, type=type, span=span, vector=vector)
@@ -429,22 +517,35 @@ for _name in ("cholesky", "inverse", "sqrtm", "polar"):
     _square(_name)
 
 
-def _several(name: str, results: tuple[Callable[[tuple[Axis, ...]], tuple[Axis, ...]], ...]) -> None:
+def _several(
+    name: str, results: tuple[Callable[[tuple[Axis, ...]], tuple[Axis, ...]], ...]
+) -> None:
     @builtin(name, "x")
     def build(ctx: Context, scope: Scope, span: Span, x: Any) -> tuple[Node, ...]:
         value = as_node(ctx, x, span)
         axes = _two_axes(ctx, value, span)
         return tuple(
-            ctx.graph.add(name, value, type=replace(value.type, axes=(*axes[:-2], *axis(axes[-2:]))),
-                          span=span, part=i)
+            ctx.graph.add(
+                name,
+                value,
+                type=replace(value.type, axes=(*axes[:-2], *axis(axes[-2:]))),
+                span=span,
+                part=i,
+            )
             for i, axis in enumerate(results)
-        )  # fmt: skip
+        )
 
 
 _several("eigh", (lambda a: (a[0],), lambda a: (a[0], a[1])))
 _several("qr", (lambda a: a, lambda a: (a[1], a[1].prime())))
-_several("svd", (lambda a: (a[0], Axis("singular")), lambda a: (Axis("singular"),),
-                 lambda a: (Axis("singular"), a[1])))  # fmt: skip
+_several(
+    "svd",
+    (
+        lambda a: (a[0], Axis("singular")),
+        lambda a: (Axis("singular"),),
+        lambda a: (Axis("singular"), a[1]),
+    ),
+)
 
 
 @builtin("lstsq", "a b")
@@ -476,21 +577,38 @@ def _data(name: str, parameters: str, axis: str = "") -> None:
             ctx.streams += 1
             texts["stream"] = str(ctx.streams)
             nodes += ctx.loops
-        return ctx.graph.add(name, *nodes, type=replace(DATA, axes=axes), known=1, span=span, **texts)
+        return ctx.graph.add(
+            name, *nodes, type=replace(DATA, axes=axes), known=1, span=span, **texts
+        )
 
 
 @builtin("sample", "p over?")
 def sample(ctx: Context, scope: Scope, span: Span, p: Any, over: Any = None) -> Node:
-    """A class for each example, drawn with the probabilities p: the first whose running sum passes u."""
+    """A class for each example, drawn with the probabilities p: the first whose running sum passes
+    u.
+    """
     value = as_node(ctx, p, span)
     axes = over if isinstance(over, tuple) else (value.type.axes[-1],)
     last = next(a for a in value.type.axes if a.same(axes[0]))
     ctx.streams += 1
-    u = ctx.graph.add("random", *ctx.loops, type=replace(value.type, axes=tuple(
-        a for a in value.type.axes if a is not last)), span=span, how="uniform", stream=ctx.streams)  # fmt: skip
-    running = ctx.graph.add("order", value, type=value.type, span=span, how="cumsum",
-                            over=last.name + "'" * last.primes)  # fmt: skip
-    below = ctx.map("where", ctx.map("lt", running, u, span=span), ctx.graph.const(1.0), ctx.graph.const(0.0), span=span)
+    u = ctx.graph.add(
+        "random",
+        *ctx.loops,
+        type=replace(value.type, axes=tuple(a for a in value.type.axes if a is not last)),
+        span=span,
+        how="uniform",
+        stream=ctx.streams,
+    )
+    running = ctx.graph.add(
+        "order", value, type=value.type, span=span, how="cumsum", over=last.name + "'" * last.primes
+    )
+    below = ctx.map(
+        "where",
+        ctx.map("lt", running, u, span=span),
+        ctx.graph.const(1.0),
+        ctx.graph.const(0.0),
+        span=span,
+    )
     return reduce(ctx, "sum", below, (last,), span)
 
 

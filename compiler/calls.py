@@ -1,7 +1,7 @@
 """Calls of primitives, and the fields that steps rebind: loss, grad and d.
 
-A primitive's inputs and result are its type. Inputs with the names of the environment (`loss`, `grad`,
-`d` or `g`, `w`) are supplied by it; all others are given in the call, before the options.
+A primitive's inputs and result are its type. Inputs with the names of the environment (`loss`,
+`grad`, `d` or `g`, `w`) are supplied by it; all others are given in the call, before the options.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ def current(ctx: Context, scope: Scope, name: str, span: Span) -> Any:
         found = scope.find("loss")
         if found is None:
             known = ", ".join(ctx.graph.objectives)
-            ctx.error("E206", "the rule has several losses and none is chosen", span,
-                      f"say which: `loss = ...` ({known})")  # fmt: skip
+            ctx.error(
+                "E206",
+                "the rule has several losses and none is chosen",
+                span,
+                f"say which: `loss = ...` ({known})",
+            )
         return found
     key = direction_key(scope)
     if key not in ctx.flow:
@@ -123,8 +127,13 @@ class Instance:
 
 
 def instance(
-    ctx: Context, scope: Scope, declaration: Declaration, given: Arguments, span: Span, alias: str = "",
-) -> Instance:  # fmt: skip
+    ctx: Context,
+    scope: Scope,
+    declaration: Declaration,
+    given: Arguments,
+    span: Span,
+    alias: str = "",
+) -> Instance:
     """Bind the arguments of a call site."""
     named = dict(given.named)
     values = list(given.positional)
@@ -150,31 +159,52 @@ def instance(
             spans.pop(0)
     known = [o.name for o in declaration.options] + [i.name for i in declaration.inputs]
     for name in named:
-        ctx.error("E203", f"`{declaration.name}` has no option `{name}`",
-                  given.spans.get(name, span), nearest(name, known))  # fmt: skip
+        ctx.error(
+            "E203",
+            f"`{declaration.name}` has no option `{name}`",
+            given.spans.get(name, span),
+            nearest(name, known),
+        )
     if values:
-        ctx.error("E205", f"`{declaration.name}` takes at most {len(known)} arguments", spans[0],
-                  f"it takes {', '.join(known)}")  # fmt: skip
+        ctx.error(
+            "E205",
+            f"`{declaration.name}` takes at most {len(known)} arguments",
+            spans[0],
+            f"it takes {', '.join(known)}",
+        )
     keeps = declaration.kind != "function"
     path = ctx.fresh_path(scope.path + (alias or declaration.name)) if keeps else scope.path
     return Instance(declaration, inputs, options, path)
 
 
 def call(
-    ctx: Context, scope: Scope, declaration: Declaration, given: Arguments, span: Span,
+    ctx: Context,
+    scope: Scope,
+    declaration: Declaration,
+    given: Arguments,
+    span: Span,
     alias: str = "",
-) -> Any:  # fmt: skip
+) -> Any:
     """Call a primitive here and now; the environment supplies what the call leaves out."""
     made = instance(ctx, scope, declaration, given, span, alias)
     return run(ctx, scope, made, span, None)
 
 
-def run(ctx: Context, scope: Scope, made: Instance, span: Span, point: Node | None,
-        previous: dict[str, Any] | None = None) -> Any:  # fmt: skip
-    """Evaluate a primitive's body with `w` at `point`, and `loss`, `grad` as they were before it."""
+def run(
+    ctx: Context,
+    scope: Scope,
+    made: Instance,
+    span: Span,
+    point: Node | None,
+    previous: dict[str, Any] | None = None,
+) -> Any:
+    """Evaluate a primitive's body with `w` at `point`, and `loss`, `grad` as before it."""
     declaration = made.declaration
-    inner = Scope(path=made.path + "." if declaration.kind != "function" else made.path,
-                  target=scope.target, in_primitive=True)  # fmt: skip
+    inner = Scope(
+        path=made.path + "." if declaration.kind != "function" else made.path,
+        target=scope.target,
+        in_primitive=True,
+    )
     inner.block = inner
     previous = previous or {}
     w = point if point is not None else ctx.flow.get(scope.target)
@@ -217,7 +247,9 @@ def run(ctx: Context, scope: Scope, made: Instance, span: Span, point: Node | No
     return returned(ctx, inner, declaration, span)
 
 
-def _check_input(ctx: Context, inner: Scope, item: s.Input, declaration: Declaration, span: Span) -> None:
+def _check_input(
+    ctx: Context, inner: Scope, item: s.Input, declaration: Declaration, span: Span
+) -> None:
     """The axes of a typed input get their names from the value."""
     value = inner.names.get(item.name)
     if item.type is None or value is None or not item.type.axes:
@@ -226,21 +258,30 @@ def _check_input(ctx: Context, inner: Scope, item: s.Input, declaration: Declara
     if len(node.type.axes) != len(item.type.axes):
         axes = ", ".join(a.name for a in item.type.axes)
         ctx.error(
-            "E305", f"`{declaration.name}` needs `{item.name}` with the axes [{axes}], and it has the "
-            f"type {node.type}", span,
+            "E305",
+            f"`{declaration.name}` needs `{item.name}` with the axes [{axes}], and it has the "
+            f"type {node.type}",
+            span,
             "declare what the loop supplies, for example `loss parts: model[losses]`",
-        )  # fmt: skip
+        )
     for axis, wanted in zip(node.type.axes, item.type.axes, strict=True):
         if axis.name != wanted.name:
-            rename = Type(node.type.reach, tuple(
-                type(a)(w.name, a.size, w.primes) for a, w in zip(node.type.axes, item.type.axes, strict=True)
-            ), node.type.domain)  # fmt: skip
+            rename = Type(
+                node.type.reach,
+                tuple(
+                    type(a)(w.name, a.size, w.primes)
+                    for a, w in zip(node.type.axes, item.type.axes, strict=True)
+                ),
+                node.type.domain,
+            )
             inner.names[item.name] = ctx.graph.add("rename", node, type=rename)
             return
 
 
 def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> Any:
-    """What an option of a call site is: given, or its default; constants are checked by their bound."""
+    """What an option of a call site is: given, or its default; constants are checked by their
+    bound.
+    """
     from .bounds import complaint
     from .expressions import evaluate
 
@@ -279,9 +320,16 @@ def python_call(ctx: Context, inner: Scope, made: Instance, span: Span) -> Any:
             ctx.declare(path, "state", reach, ctx.expand(zero, reach, span), span)
     ctx.graph.python[declaration.name] = declaration.call
     whole = ctx.graph.add(
-        "python", *values, *(ctx.flow[p] for p in paths), *nodes, type=reach, span=span,
-        call=declaration.name, positional=len(values) + len(paths), layout=layout,
-    )  # fmt: skip
+        "python",
+        *values,
+        *(ctx.flow[p] for p in paths),
+        *nodes,
+        type=reach,
+        span=span,
+        call=declaration.name,
+        positional=len(values) + len(paths),
+        layout=layout,
+    )
     results = [
         ctx.graph.add("out", whole, type=reach, span=span, index=i) for i in range(1 + len(paths))
     ]
@@ -292,7 +340,9 @@ def python_call(ctx: Context, inner: Scope, made: Instance, span: Span) -> Any:
     return results[0]
 
 
-def field_of(ctx: Context, scope: Scope, made: Instance, previous: dict[str, Any], span: Span) -> Function:
+def field_of(
+    ctx: Context, scope: Scope, made: Instance, previous: dict[str, Any], span: Span
+) -> Function:
     """A primitive as a function of the point; its value at a point is computed once."""
 
     def apply(given: Arguments, at: Span) -> Any:
@@ -302,10 +352,13 @@ def field_of(ctx: Context, scope: Scope, made: Instance, previous: dict[str, Any
         if point not in made.seen:
             if made.wrote:
                 ctx.error(
-                    "E210", f"`{made.declaration.name}` keeps state and is evaluated at several points "
-                    "of one step", span, "its state would advance several times; put it after the "
+                    "E210",
+                    f"`{made.declaration.name}` keeps state and is evaluated at several points "
+                    "of one step",
+                    span,
+                    "its state would advance several times; put it after the "
                     "steps that evaluate the gradient elsewhere",
-                )  # fmt: skip
+                )
             made.seen[point] = run(ctx, scope, made, at, point, previous)
         return made.seen[point]
 

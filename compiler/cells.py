@@ -1,4 +1,5 @@
-"""Operations on the cells of one tensor that torch has no single function for; torch alone is needed.
+"""Operations on the cells of one tensor that torch has no single function for; torch alone is
+needed.
 
 A value's tensor has its axes first, then the dimensions of the cells: those of the parameter `like`
 for elements (1 where a row or a column is one cell), none for coarser values. A standalone module
@@ -61,7 +62,9 @@ def spread(x: Any, sizes: Sequence[int], reach: str, like: Tensor) -> Tensor:
     shape = tuple(int(n) for n in sizes) + cells
     if isinstance(x, Tensor):
         return x.to(like.dtype if x.is_floating_point() else x.dtype).broadcast_to(shape)
-    return torch.full(shape, x, dtype=torch.bool if isinstance(x, bool) else like.dtype, device=like.device)
+    return torch.full(
+        shape, x, dtype=torch.bool if isinstance(x, bool) else like.dtype, device=like.device
+    )
 
 
 def filled(x: Any, sizes: Sequence[int]) -> Tensor:
@@ -118,14 +121,20 @@ def quantile(x: Tensor, q: Any, dim: int) -> Tensor:
 
 def contract(equation: str, a: Tensor, b: Tensor, axes: Sequence[int]) -> Tensor:
     """Products summed over the cells of one tensor; `axes` counts the leading axes of each."""
-    a, b = (x.flatten(n) if x.dim() > n else x.unsqueeze(-1) for x, n in zip((a, b), axes, strict=True))
+    a, b = (
+        x.flatten(n) if x.dim() > n else x.unsqueeze(-1) for x, n in zip((a, b), axes, strict=True)
+    )
     return torch.einsum(equation, a, b)
 
 
 def matrix(x: Tensor, axes: int, like: Tensor) -> Tensor:
     """The cells of a tensor as a matrix: the first dimension against the others."""
     lead = x.shape[:axes]
-    return x.reshape(*lead, like.shape[0] if like.dim() else 1, -1) if like.numel() else x.reshape(*lead, 0, 0)
+    return (
+        x.reshape(*lead, like.shape[0] if like.dim() else 1, -1)
+        if like.numel()
+        else x.reshape(*lead, 0, 0)
+    )
 
 
 def back(x: Tensor, axes: int, like: Tensor) -> Tensor:
@@ -140,7 +149,11 @@ def flat(x: Tensor, axes: int) -> Tensor:
 def choose(x: Tensor, at: Any, dim: int, many: bool) -> Tensor:
     """The place `at` along an axis, or several places, which become the first axis."""
     if not many:
-        return x.select(dim, int(at)) if not isinstance(at, Tensor) else x.index_select(dim, at.long().reshape(1)).squeeze(dim)
+        return (
+            x.select(dim, int(at))
+            if not isinstance(at, Tensor)
+            else x.index_select(dim, at.long().reshape(1)).squeeze(dim)
+        )
     return x.index_select(dim, at.long()).movedim(dim, 0)
 
 
@@ -149,7 +162,9 @@ def put(x: Tensor, at: Any, value: Any, dim: int) -> Tensor:
     place = torch.as_tensor(at, device=x.device).long().reshape(1)
     hit = torch.arange(x.shape[dim], device=x.device) == place
     hit = hit.reshape(*(-1 if i == dim else 1 for i in range(x.dim())))
-    return torch.where(hit, value.unsqueeze(dim) if isinstance(value, Tensor) and value.dim() else value, x)
+    return torch.where(
+        hit, value.unsqueeze(dim) if isinstance(value, Tensor) and value.dim() else value, x
+    )
 
 
 def order(x: Tensor, how: str, dim: int) -> Tensor:
@@ -209,7 +224,9 @@ def matvec(a: Tensor, b: Tensor) -> Tensor:
 
 
 def solve(a: Tensor, b: Tensor, vector: bool) -> Tensor:
-    return torch.linalg.solve(a, b.unsqueeze(-1)).squeeze(-1) if vector else torch.linalg.solve(a, b)
+    return (
+        torch.linalg.solve(a, b.unsqueeze(-1)).squeeze(-1) if vector else torch.linalg.solve(a, b)
+    )
 
 
 def polar(x: Tensor) -> Tensor:

@@ -19,9 +19,17 @@ def check(file: s.File, registry: Registry | None = None, rule: str = "") -> Gra
     """The graph of a rule of the file (the last one, unless it is named)."""
     rules = {r.name: r for r in file.items if isinstance(r, s.Rule)}
     if not rules:
-        raise CompileError([Diagnostic("E218", "the file has no rule", file.span, "a rule is `rule name(options):`")])
+        raise CompileError(
+            [
+                Diagnostic(
+                    "E218", "the file has no rule", file.span, "a rule is `rule name(options):`"
+                )
+            ]
+        )
     if rule and rule not in rules:
-        raise CompileError([Diagnostic("E201", f"unknown rule `{rule}`", file.span, nearest(rule, rules))])
+        raise CompileError(
+            [Diagnostic("E201", f"unknown rule `{rule}`", file.span, nearest(rule, rules))]
+        )
     tree = rules[rule] if rule else list(rules.values())[-1]
     return check_rule(tree, file, registry or NoLibrary())
 
@@ -54,7 +62,9 @@ def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
         missing = [p for p in ctx.forward if p not in ctx.graph.slots]
         for path in missing:
             ctx.diagnostics.append(
-                Diagnostic("E202", f"unknown slot `{path}`", tree.span, nearest(path, ctx.graph.slots))
+                Diagnostic(
+                    "E202", f"unknown slot `{path}`", tree.span, nearest(path, ctx.graph.slots)
+                )
             )
     if ctx.diagnostics:
         order = sorted(ctx.diagnostics, key=lambda d: (d.span.row, d.span.column))
@@ -109,7 +119,12 @@ def _all(body: tuple[s.Statement, ...]) -> list[s.Statement]:
 
 def _targets(ctx: Context, scope: Scope, tree: s.Rule) -> None:
     """Declared targets, or `w` for all parameters."""
-    declared = [slot for st in tree.body if isinstance(st, s.Declare) and st.kind == "target" for slot in st.slots]
+    declared = [
+        slot
+        for st in tree.body
+        if isinstance(st, s.Declare) and st.kind == "target"
+        for slot in st.slots
+    ]
     names: list[str] = []
     for slot in declared or [s.Slot("w")]:
         domain = slot.name
@@ -144,7 +159,9 @@ def _option(ctx: Context, option: s.Option) -> Any:
         ctx.unknown("bound", option.bound, BOUNDS, option.span, "E208")
     if option.default is None:
         ctx.graph.options[option.name] = OptionInfo(option.name, option.bound, None, option.span)
-        return ctx.graph.add("option", type=Type("group"), known=1, span=option.span, name=option.name)
+        return ctx.graph.add(
+            "option", type=Type("group"), known=1, span=option.span, name=option.name
+        )
     value = evaluate(ctx, Scope(), option.default)
     values = value if isinstance(value, tuple) else (value,)
     numbers = [constant(v) for v in values]
@@ -156,10 +173,16 @@ def _option(ctx: Context, option: s.Option) -> Any:
         ctx.error("E208", f"`{option.name}` {wrong}", option.span)
     ctx.graph.options[option.name] = OptionInfo(option.name, option.bound, default, option.span)
     nodes = [
-        ctx.graph.add("option", type=Type("group", logical=isinstance(n, bool)), known=1, span=option.span,
-                      name=option.name, place=i if isinstance(value, tuple) else -1)
+        ctx.graph.add(
+            "option",
+            type=Type("group", logical=isinstance(n, bool)),
+            known=1,
+            span=option.span,
+            name=option.name,
+            place=i if isinstance(value, tuple) else -1,
+        )
         for i, n in enumerate(numbers)
-    ]  # fmt: skip
+    ]
     return tuple(nodes) if isinstance(value, tuple) else nodes[0]
 
 
@@ -192,9 +215,13 @@ def _finish(ctx: Context) -> None:
     _eval_slots(ctx)
     if not graph.writes and not ctx.diagnostics:
         ctx.diagnostics.append(
-            Diagnostic("E219", f"`{graph.name}` changes nothing", ctx.graph.slots[ctx.targets[0]].span,
-                       "end the rule with `step lr`, or write `w <- ...`")
-        )  # fmt: skip
+            Diagnostic(
+                "E219",
+                f"`{graph.name}` changes nothing",
+                ctx.graph.slots[ctx.targets[0]].span,
+                "end the rule with `step lr`, or write `w <- ...`",
+            )
+        )
 
 
 def _eval_slots(ctx: Context) -> None:
@@ -204,8 +231,15 @@ def _eval_slots(ctx: Context) -> None:
         kept = [s for s, n in graph.writes.items() if n is node and graph.slots[s].kind == "state"]
         if not kept:
             path = "eval" if len(ctx.targets) == 1 else f"eval.{target}"
-            graph.slots[path] = Slot(path, "state", node.type, node if node.op == "read" else ctx.graph.add(
-                "read", type=node.type, known=2, slot=target), node.span)  # fmt: skip
+            graph.slots[path] = Slot(
+                path,
+                "state",
+                node.type,
+                node
+                if node.op == "read"
+                else ctx.graph.add("read", type=node.type, known=2, slot=target),
+                node.span,
+            )
             graph.writes[path] = node
 
 

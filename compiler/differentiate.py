@@ -1,8 +1,9 @@
 """Derivatives of functions that a rule writes: expanded into the graph, down to the oracles.
 
-Reverse and forward mode share one table: the partials of `ops.OPS`, which are written in the language.
-At an oracle the derivative is again an oracle: of a value its gradient (or vjp), of a gradient the
-Hessian-vector product. Every captured name is a constant, because only the variable is followed.
+Reverse and forward mode share one table: the partials of `ops.OPS`, which are written in the
+language. At an oracle the derivative is again an oracle: of a value its gradient (or vjp), of a
+gradient the Hessian-vector product. Every captured name is a constant, because only the variable is
+followed.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ def depends(root: Node, x: Node) -> dict[Node, bool]:
 def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) -> Node:
     """The transposed derivative of `result` by `x`, times `seed` (1 where `result` is a scalar)."""
     if seed is None and (result.type.reach != "model" or result.type.axes):
-        ctx.error("E306", f"a gradient is of a number over the model, and this is {result.type}", span,
-                  "sum it, or use `vjp` with a weight for each entry")  # fmt: skip
+        ctx.error(
+            "E306",
+            f"a gradient is of a number over the model, and this is {result.type}",
+            span,
+            "sum it, or use `vjp` with a weight for each entry",
+        )
     active = depends(result, x)
     adjoint: dict[Node, Node] = {result: seed or ctx.graph.const(1.0, span)}
     for node in reversed([n for n in active if active[n] and n is not x]):
@@ -77,9 +82,13 @@ def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
     if extra:
         kept = tuple(a for a in value.type.axes if a not in extra)
         value = ctx.graph.add(
-            "reduce", value, type=replace(value.type, axes=kept), span=span, how="sum",
+            "reduce",
+            value,
+            type=replace(value.type, axes=kept),
+            span=span,
+            how="sum",
             over=tuple(map(_name, extra)),
-        )  # fmt: skip
+        )
     if finer(value.type.reach, type.reach) != type.reach:
         total = Type(type.reach, value.type.axes, type.domain)
         value = ctx.graph.add("reduce", value, type=total, span=span, how="sum", over=type.reach)
@@ -142,11 +151,22 @@ def _value_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, b
         if own:
             axes = tuple(a for a in adjoint.type.axes if not any(a.same(b) for b in own))
             axes = union(at.type.axes, axes)
-            g = ctx.graph.add("vjp", at, ctx.expand(adjoint, node.type, node.span),
-                              type=replace(point.type, axes=axes), span=node.span, wrt=target)  # fmt: skip
+            g = ctx.graph.add(
+                "vjp",
+                at,
+                ctx.expand(adjoint, node.type, node.span),
+                type=replace(point.type, axes=axes),
+                span=node.span,
+                wrt=target,
+            )
         else:
-            g = ctx.graph.add("gradient", at, type=replace(point.type, axes=at.type.axes),
-                              span=node.span, wrt=target)  # fmt: skip
+            g = ctx.graph.add(
+                "gradient",
+                at,
+                type=replace(point.type, axes=at.type.axes),
+                span=node.span,
+                wrt=target,
+            )
             g = ctx.map("mul", adjoint, g, span=node.span)
         parts.append((point, g))
     return parts
@@ -156,17 +176,33 @@ def _gradient_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node
     at = node.inputs[0]
     vector = ctx.expand(adjoint, replace(node.type, axes=adjoint.type.axes), node.span)
     return [
-        (point, ctx.graph.add("hvp", at, vector, type=replace(point.type, axes=adjoint.type.axes),
-                              span=node.span, wrt=target, of=node["wrt"]))
+        (
+            point,
+            ctx.graph.add(
+                "hvp",
+                at,
+                vector,
+                type=replace(point.type, axes=adjoint.type.axes),
+                span=node.span,
+                wrt=target,
+                of=node["wrt"],
+            ),
+        )
         for target, point in zip(at["targets"], at.inputs, strict=False)
         if active[point]
-    ]  # fmt: skip
+    ]
 
 
 def _merge_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
     zero = ctx.graph.const(0.0)
-    whole = ctx.merge(adjoint, {d: ctx.expand(zero, p.type, node.span) for d, p in
-                                zip(node["domains"], node.inputs[1:], strict=True)}, node.span)  # fmt: skip
+    whole = ctx.merge(
+        adjoint,
+        {
+            d: ctx.expand(zero, p.type, node.span)
+            for d, p in zip(node["domains"], node.inputs[1:], strict=True)
+        },
+        node.span,
+    )
     parts = [(node.inputs[0], whole)] if active[node.inputs[0]] else []
     for domain, part in zip(node["domains"], node.inputs[1:], strict=True):
         if active[part]:
@@ -204,7 +240,9 @@ def forward(ctx: Context, result: Node, x: Node, tangent: Node, span: Span) -> N
     return ctx.expand(along.get(result, ctx.graph.const(0.0)), result.type, span)
 
 
-def _tangent(ctx: Context, node: Node, along: dict[Node, Node], active: dict[Node, bool], span: Span) -> Node:
+def _tangent(
+    ctx: Context, node: Node, along: dict[Node, Node], active: dict[Node, bool], span: Span
+) -> Node:
     total: Node | None = None
     parts = []
     if node.op in OPS:
@@ -231,11 +269,17 @@ def _tangent(ctx: Context, node: Node, along: dict[Node, Node], active: dict[Nod
     return total if total is not None else ctx.graph.const(0.0)
 
 
-def _oracle_tangent(ctx: Context, node: Node, at: Node, target: str, tangent: Node, span: Span) -> Node:
+def _oracle_tangent(
+    ctx: Context, node: Node, at: Node, target: str, tangent: Node, span: Span
+) -> Node:
     if node.op == "gradient":
-        return ctx.graph.add("hvp", at, tangent, type=node.type, span=span, wrt=node["wrt"], of=target)
+        return ctx.graph.add(
+            "hvp", at, tangent, type=node.type, span=span, wrt=node["wrt"], of=target
+        )
     axes = union(node.type.axes, tangent.type.axes)
-    return ctx.graph.add("jvp", at, tangent, type=replace(node.type, axes=axes), span=span, wrt=target)
+    return ctx.graph.add(
+        "jvp", at, tangent, type=replace(node.type, axes=axes), span=span, wrt=target
+    )
 
 
 __all__ = ["MODEL", "forward", "reverse"]

@@ -21,7 +21,9 @@ def tree(source: Source) -> s.File:
     return parse(source)
 
 
-def graph(source: Source, registry: Registry | None = None, rule: str = "", after: str = "") -> Graph:
+def graph(
+    source: Source, registry: Registry | None = None, rule: str = "", after: str = ""
+) -> Graph:
     """The graph of a rule after a pass (all of them, unless one is named)."""
     from .pipeline import run
 
@@ -48,7 +50,15 @@ def program(graph: Graph, source: Source | None = None) -> Any:
     def start(slot: str) -> Any:
         init = graph.slots[slot].init
         assert init is not None
-        alone = Graph(**{**graph.__dict__, "writes": {}, "outcomes": [], "evals": {}, "metrics": {"value": init}})
+        alone = Graph(
+            **{
+                **graph.__dict__,
+                "writes": {},
+                "outcomes": [],
+                "evals": {},
+                "metrics": {"value": init},
+            }
+        )
         return plan(alone)
 
     def sized(axis: Axis) -> Any:
@@ -61,8 +71,15 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         options={o.name: o.default for o in graph.options.values()},
         domains={d.name: _domain(d) for d in graph.domains.values()},
         slots={
-            p: SlotSpec(p, x.kind, x.type.reach, x.type.domain, tuple(sized(a) for a in x.type.axes),
-                        x.type.logical, _constant(x.init))
+            p: SlotSpec(
+                p,
+                x.kind,
+                x.type.reach,
+                x.type.domain,
+                tuple(sized(a) for a in x.type.axes),
+                x.type.logical,
+                _constant(x.init),
+            )
             for p, x in graph.slots.items()
         },
         targets=targets,
@@ -70,14 +87,16 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         level=loop_level(graph),
         inputs=tuple(graph.inputs),
         conditions=host_module(bits),
-        plan=lambda values: plan(specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph),
+        plan=lambda values: plan(
+            specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph
+        ),
         start=start,
         print_kernel=print_phase,
         rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
-    )  # fmt: skip
+    )
 
 
 def _domain(domain: Any) -> Any:
@@ -88,9 +107,10 @@ def _domain(domain: Any) -> Any:
         return Cells(domain.parent, domain.siblings, None)
     host = host_module([domain.where])
     return Cells(
-        domain.parent, domain.siblings,
+        domain.parent,
+        domain.siblings,
         lambda facts: bool(host.module.forward(*(facts(leaf) for _, leaf in host.leaves))[0]),
-    )  # fmt: skip
+    )
 
 
 def _constant(node: Node | None) -> Any:

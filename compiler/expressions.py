@@ -75,7 +75,7 @@ INPUTS = {"epoch": 0, "progress": 0, "new_epoch": 0, "steps_per_epoch": 1}
 
 
 def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
-    """Names that nobody declared: clocks, inputs of the loop, what a tensor looks like, constants."""
+    """Names that nobody declared: clocks, inputs, facts of a tensor, constants."""
     name, graph = expr.id, ctx.graph
     domain = ctx.flow[scope.target].type.domain if scope.target in ctx.flow else "w"
     if name in CLOCKS:
@@ -113,7 +113,9 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
 
 
 def criterion(ctx: Context) -> Function:
-    """`criterion(outputs, labels)`: the loss of each example, where the loop gives its loss in parts."""
+    """`criterion(outputs, labels)`: the loss of each example, where the loop gives its loss in
+    parts.
+    """
     type = Type("model", (Axis("examples"),))
 
     def apply(given: Arguments, span: Any) -> Node:
@@ -124,8 +126,17 @@ def criterion(ctx: Context) -> Function:
     return Function("`criterion`", apply)
 
 
-NEW_AXIS = {"grid": 0, "normal": 1, "uniform": 1, "rademacher": 1, "zeros": 1, "ones": 1, "eye": 0, "size": 0,
-            "draw": 0}  # fmt: skip
+NEW_AXIS = {
+    "grid": 0,
+    "normal": 1,
+    "uniform": 1,
+    "rademacher": 1,
+    "zeros": 1,
+    "ones": 1,
+    "eye": 0,
+    "size": 0,
+    "draw": 0,
+}
 """Functions with an argument that may name an axis (or a source of data) which nothing declares."""
 
 
@@ -145,13 +156,21 @@ def by_name(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
 
 
 def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
-    known = {*scope.visible(), *BUILTINS, *METAS, *CONSTANTS, *CLOCKS, *INPUTS, *ctx.local,
-             *ctx.registry.names("function")}  # fmt: skip
+    known = {
+        *scope.visible(),
+        *BUILTINS,
+        *METAS,
+        *CONSTANTS,
+        *CLOCKS,
+        *INPUTS,
+        *ctx.local,
+        *ctx.registry.names("function"),
+    }
     ctx.unknown("name", expr.id, known, expr.span)
 
 
 def find_function(ctx: Context, name: str) -> Any:
-    """A primitive that an expression calls by its bare name: a local one, a function, or any kind."""
+    """A primitive called by its bare name: a local one, a function, or of any kind."""
     if name in ctx.local:
         return ctx.local[name]
     found = ctx.registry.find("function", name)
@@ -228,8 +247,12 @@ def index_axes(ctx: Context, scope: Scope, value: Node, expr: s.Index) -> Node:
     """`x[i]`, `x[i, :]`: choose places along the leading axes."""
     axes = value.type.axes
     if len(expr.items) > len(axes):
-        ctx.error("E303", f"a value of type {value.type} has {len(axes)} axes to index", expr.span,
-                  "`x[i]` chooses along an axis; tuples of options are indexed by a number")  # fmt: skip
+        ctx.error(
+            "E303",
+            f"a value of type {value.type} has {len(axes)} axes to index",
+            expr.span,
+            "`x[i]` chooses along an axis; tuples of options are indexed by a number",
+        )
     for axis, item in zip(axes, expr.items, strict=False):
         if isinstance(item, s.Slice):
             continue

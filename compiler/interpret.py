@@ -1,6 +1,7 @@
 """The meaning of a rule: its graph run node by node in float64.
 
-Slow, plain, and independent of phases, kernels and printers: everything compiled is tested against it.
+Slow, plain, and independent of phases, kernels and printers: everything compiled is tested against
+it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ class Oracles(Protocol):
 
     def gradient(self, objective: str, points: Points, data: Any, wrt: str) -> list[Any]: ...
 
-    def hvp(self, objective: str, points: Points, data: Any, wrt: str, of: str, v: list[Any]) -> list[Any]: ...
+    def hvp(
+        self, objective: str, points: Points, data: Any, wrt: str, of: str, v: list[Any]
+    ) -> list[Any]: ...
 
-    def jvp(self, objective: str, points: Points, data: Any, wrt: str, v: list[Any]) -> torch.Tensor: ...
+    def jvp(
+        self, objective: str, points: Points, data: Any, wrt: str, v: list[Any]
+    ) -> torch.Tensor: ...
 
-    def vjp(self, objective: str, points: Points, data: Any, wrt: str, u: torch.Tensor) -> list[Any]: ...
+    def vjp(
+        self, objective: str, points: Points, data: Any, wrt: str, u: torch.Tensor
+    ) -> list[Any]: ...
 
     def call(self, name: str, arguments: list[Any]) -> Any: ...
 
@@ -93,7 +100,9 @@ class Interpreter:
         self.snapshots: list[tuple[dict[str, Cells], list[int], int]] = []
         for name, slot in graph.slots.items():
             if slot.kind == "target":
-                self.slots[name] = [tensors.values[i].double().clone() for i in self.members[slot.type.domain]]
+                self.slots[name] = [
+                    tensors.values[i].double().clone() for i in self.members[slot.type.domain]
+                ]
         self.metrics: dict[str, Any] = {}
         self.evals: dict[str, list[torch.Tensor]] = {}
 
@@ -114,7 +123,11 @@ class Interpreter:
         for ending in graph.outcomes:
             if ending.kind == "snapshot" and bool(turn.value(ending.when)):
                 self.snapshots.append((dict(self.slots), list(self.t), self.steps))
-        writes = {s: turn.value(n) for s, n in graph.writes.items() if outcome == "commit" or s in graph.always}
+        writes = {
+            s: turn.value(n)
+            for s, n in graph.writes.items()
+            if outcome == "commit" or s in graph.always
+        }
         self.metrics = {k: turn.value(n) for k, n in graph.metrics.items()}
         for slot in graph.slots:
             if slot not in self.slots and (outcome == "commit" or slot in graph.always):
@@ -189,7 +202,9 @@ def describe(node: Node, name: str, shape: Sequence[int], module: str, dtype: st
     rows = shape[0] if len(shape) else 1
     if what == "shape":
         return shape[node["place"]] if node["place"] < len(shape) else 1
-    return {"ndim": len(shape), "rows": rows, "cols": count // rows if rows else 0, "numel": count}[what]
+    return {"ndim": len(shape), "rows": rows, "cols": count // rows if rows else 0, "numel": count}[
+        what
+    ]
 
 
 def option(options: dict[str, Any], node: Node) -> Any:
@@ -209,7 +224,11 @@ class _Turn:
 
     def flag(self, node: Node) -> torch.Tensor:
         value = self.value(node)
-        return torch.stack([torch.as_tensor(v) for v in value]).any() if isinstance(value, list) else value
+        return (
+            torch.stack([torch.as_tensor(v) for v in value]).any()
+            if isinstance(value, list)
+            else value
+        )
 
     def value(self, root: Node) -> Cells:
         """The value of a node. Of `where` over the whole step only the side taken is computed."""
@@ -254,7 +273,11 @@ class _Turn:
         if special is not None:
             return special(node)
         if node.op == "flat":
-            parts = [p for p in self._cells_of(node, self.memo[node.inputs[0]], node.inputs[0].type) if p is not None]
+            parts = [
+                p
+                for p in self._cells_of(node, self.memo[node.inputs[0]], node.inputs[0].type)
+                if p is not None
+            ]
             return torch.cat(parts, dim=-1)
         if self._lazy(node):
             chosen = node.inputs[1] if bool(self.memo[node.inputs[0]]) else node.inputs[2]
@@ -301,7 +324,10 @@ class _Turn:
             raise AssertionError(f"{node.op} makes {node.type} of finer values")
         if places is None:
             if any(x.type.reach == "group" for x in node.inputs):
-                inputs = [self.memo[x][0] if x.type.reach == "group" else self.memo[x] for x in node.inputs]
+                inputs = [
+                    self.memo[x][0] if x.type.reach == "group" else self.memo[x]
+                    for x in node.inputs
+                ]
             else:
                 inputs = [self.memo[x] for x in node.inputs]
             return torch_ops.apply(node, inputs, None, self._size)
@@ -331,7 +357,9 @@ class _Turn:
 
     def _reduce_cells(self, node: Node) -> Cells:
         """Reduce over the cells of each tensor, then over tensors, in order."""
-        source = next((x for x in node.inputs if x.type.reach not in ("model", "group")), node.inputs[0])
+        source = next(
+            (x for x in node.inputs if x.type.reach not in ("model", "group")), node.inputs[0]
+        )
         over = node["over"]
         if source.type.reach in ("model", "group"):
             return self._reduce_groups(node)
@@ -340,13 +368,17 @@ class _Turn:
         for k, i in enumerate(members):
             inputs = [self._at(x, k, i, "tensor") for x in node.inputs]
             absent = any(x is None for x in inputs)
-            parts.append(None if absent else torch_ops.apply(node, inputs, self._like(i), self._size))
+            parts.append(
+                None if absent else torch_ops.apply(node, inputs, self._like(i), self._size)
+            )
         if over == "tensor":
             return parts
         if over == "model":
             return self._combine(node, parts)
         return [
-            self._combine(node, [p for p, i in zip(parts, members, strict=True) if self.run.groups[i] == g])
+            self._combine(
+                node, [p for p, i in zip(parts, members, strict=True) if self.run.groups[i] == g]
+            )
             for g in range(len(self.run.options))
         ]
 
@@ -386,10 +418,16 @@ class _Turn:
         if node.type.reach == "model":
             values = {option(o, node) for o in self.run.options}
             if len(values) > 1:
-                raise ValueError(f"the groups must agree on `{node['name']}`: the rule needs one for the model")
-            return torch.tensor(values.pop(), dtype=torch.bool if node.type.logical else torch.float64)
-        return [torch.tensor(option(o, node), dtype=torch.bool if node.type.logical else torch.float64)
-                for o in self.run.options]  # fmt: skip
+                raise ValueError(
+                    f"the groups must agree on `{node['name']}`: the rule needs one for the model"
+                )
+            return torch.tensor(
+                values.pop(), dtype=torch.bool if node.type.logical else torch.float64
+            )
+        return [
+            torch.tensor(option(o, node), dtype=torch.bool if node.type.logical else torch.float64)
+            for o in self.run.options
+        ]
 
     def _input(self, node: Node) -> Cells:
         name = node["name"]
@@ -409,16 +447,25 @@ class _Turn:
     def _clock(self, node: Node) -> Cells:
         which = node["which"]
         if which == "t":
-            return [torch.tensor(float(self.run.t[i]), dtype=torch.float64) for i in self.run.members[node.type.domain]]
+            return [
+                torch.tensor(float(self.run.t[i]), dtype=torch.float64)
+                for i in self.run.members[node.type.domain]
+            ]
         if which == "coin":
             p = float(self.memo[node.inputs[0]])
             assert self.run.draw is not None
             return self.run.draw("uniform", node["stream"], self.run.call, 1)[0] < p
-        return torch.tensor(float(self.run.call if which == "call" else self.run.steps), dtype=torch.float64)
+        return torch.tensor(
+            float(self.run.call if which == "call" else self.run.steps), dtype=torch.float64
+        )
 
     def _meta(self, node: Node) -> Cells:
-        return [torch.tensor(meta(self.run, node, i), dtype=torch.bool if node.type.logical else torch.float64)
-                for i in self.run.members[node.type.domain]]  # fmt: skip
+        return [
+            torch.tensor(
+                meta(self.run, node, i), dtype=torch.bool if node.type.logical else torch.float64
+            )
+            for i in self.run.members[node.type.domain]
+        ]
 
     def _read(self, node: Node) -> Cells:
         slot = node["slot"]
@@ -450,7 +497,10 @@ class _Turn:
             count = torch.Size(lead).numel()
             return draw(node["how"], stream, self.run.call, count).reshape(lead)
         members = self.run.members[node.type.domain]
-        shapes = [torch.Size([*lead, *(self.run.shapes[i] if node.type.reach == "element" else ())]) for i in members]
+        shapes = [
+            torch.Size([*lead, *(self.run.shapes[i] if node.type.reach == "element" else ())])
+            for i in members
+        ]
         numbers = draw(node["how"], stream, self.run.call, sum(s.numel() for s in shapes))
         parts = torch.split(numbers, [s.numel() for s in shapes])
         return [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
@@ -472,7 +522,11 @@ class _Turn:
                 if _everywhere(frozen):
                     break
             new = [self.value(n) for n in region.outputs]
-            if frozen is not None and region.until is not None and (region.until.type.axes or isinstance(frozen, list)):
+            if (
+                frozen is not None
+                and region.until is not None
+                and (region.until.type.axes or isinstance(frozen, list))
+            ):
                 new = [
                     self._freeze(region.until, frozen, p, old, value)
                     for p, old, value in zip(region.parameters, carried, new, strict=True)
@@ -486,7 +540,16 @@ class _Turn:
             return torch.where(torch_ops.align(frozen, until.type, p.type, None), old, new)
         members = self.run.members.get(p.type.domain, [])
         return [
-            torch.where(torch_ops.align(frozen[k] if isinstance(frozen, list) else frozen, until.type, p.type, self._like(i)), o, n)
+            torch.where(
+                torch_ops.align(
+                    frozen[k] if isinstance(frozen, list) else frozen,
+                    until.type,
+                    p.type,
+                    self._like(i),
+                ),
+                o,
+                n,
+            )
             for k, (i, o, n) in enumerate(zip(members, old, new, strict=True))
         ]
 
@@ -504,12 +567,19 @@ class _Turn:
         at = node.inputs[0]
         targets = at["targets"]
         extra = node.inputs[1:]
-        own = [a for a in node.type.axes if any(a.same(b) for b in at.type.axes) or any(
-            a.same(b) for x in extra for b in x.type.axes) and node.op in ("hvp", "jvp")]
+        own = [
+            a
+            for a in node.type.axes
+            if any(a.same(b) for b in at.type.axes)
+            or any(a.same(b) for x in extra for b in x.type.axes)
+            and node.op in ("hvp", "jvp")
+        ]
         data = self.memo[at.inputs[len(targets)]]
         sizes = []
         for a in own:
-            at_data = isinstance(data, Mapped) and next((i for i, x in enumerate(data.axes) if x.same(a)), None)
+            at_data = isinstance(data, Mapped) and next(
+                (i for i, x in enumerate(data.axes) if x.same(a)), None
+            )
             sizes.append(len(data.items) if at_data not in (None, False) else self._size(a))
         results = []
         for place in itertools.product(*(range(n) for n in sizes)):
@@ -526,6 +596,7 @@ class _Turn:
 
     def _pick(self, node: Node, where: dict[str, int]) -> Any:
         """The value at one place of the mapped axes."""
+
         def one(x: Any) -> Any:
             if x is None:
                 return None
@@ -549,15 +620,22 @@ class _Turn:
 
     def _hvp(self, node: Node) -> Cells:
         name = node.inputs[0]["objective"]
-        return self._ask(node, lambda p, d, e: self._loop_oracles().hvp(name, p, d, node["wrt"], node["of"], e[0]))
+        return self._ask(
+            node,
+            lambda p, d, e: self._loop_oracles().hvp(name, p, d, node["wrt"], node["of"], e[0]),
+        )
 
     def _jvp(self, node: Node) -> Cells:
         name = node.inputs[0]["objective"]
-        return self._ask(node, lambda p, d, e: self._loop_oracles().jvp(name, p, d, node["wrt"], e[0]))
+        return self._ask(
+            node, lambda p, d, e: self._loop_oracles().jvp(name, p, d, node["wrt"], e[0])
+        )
 
     def _vjp(self, node: Node) -> Cells:
         name = node.inputs[0]["objective"]
-        return self._ask(node, lambda p, d, e: self._loop_oracles().vjp(name, p, d, node["wrt"], e[0]))
+        return self._ask(
+            node, lambda p, d, e: self._loop_oracles().vjp(name, p, d, node["wrt"], e[0])
+        )
 
     def _loop_oracles(self) -> Oracles:
         if self.run.oracles is None:
@@ -591,10 +669,31 @@ class _Turn:
 
 
 _SPECIAL = {
-    "const", "option", "input", "clock", "meta", "read", "restrict", "merge", "random", "loop", "out",
-    "evaluate", "value", "gradient", "hvp", "jvp", "vjp", "oracle", "extern", "batch", "draw", "split",
-    "each", "subset",
-}  # fmt: skip
+    "const",
+    "option",
+    "input",
+    "clock",
+    "meta",
+    "read",
+    "restrict",
+    "merge",
+    "random",
+    "loop",
+    "out",
+    "evaluate",
+    "value",
+    "gradient",
+    "hvp",
+    "jvp",
+    "vjp",
+    "oracle",
+    "extern",
+    "batch",
+    "draw",
+    "split",
+    "each",
+    "subset",
+}
 
 
 def _everywhere(c: Cells) -> bool:

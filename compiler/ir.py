@@ -1,9 +1,10 @@
-"""The graph: pure, typed nodes, shared where equal; slots with versions; the only place of networkx.
+"""The graph: pure, typed nodes, shared where equal; slots with versions; the only place of
+networkx.
 
 A node is an operation on other nodes. Equal nodes are one node (they are interned), so sharing of
 common subexpressions needs no pass. Nothing is ordered: text order became data flow when the names
-were resolved. What a rule does is `writes` (the last version of each slot), `outcomes`, `metrics` and
-`evals`.
+were resolved. What a rule does is `writes` (the last version of each slot), `outcomes`, `metrics`
+and `evals`.
 
     kind      operations                                          cut
     leaf      const option input clock meta read parameter        no
@@ -102,8 +103,8 @@ class Region:
 class Domain:
     """Cells that belong together: a declared target, or those of it that a `for` block routes.
 
-    `where` is a node of tensor reach over the parent's cells that the host knows; `rest` domains take
-    what their earlier siblings left.
+    `where` is a node of tensor reach over the parent's cells that the host knows; `rest` domains
+    take what their earlier siblings left.
     """
 
     name: str
@@ -171,7 +172,7 @@ class Graph:
         span: Span = NOWHERE,
         **attrs: Hashable,
     ) -> Node:
-        """The node of this operation on these inputs; the one already there if there is an equal."""
+        """The node of this operation on these inputs; the equal one where there is one."""
         items = tuple(sorted(attrs.items()))
         key = (op, inputs, items, type)
         node = self.nodes.get(key)
@@ -187,7 +188,9 @@ class Graph:
     def const(self, value: float | int | bool, span: Span = NOWHERE) -> Node:
         kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
         logical = isinstance(value, bool)
-        return self.add("const", type=Type("model", logical=logical), span=span, value=value, of=kind)
+        return self.add(
+            "const", type=Type("model", logical=logical), span=span, value=value, of=kind
+        )
 
     # What the graph does ----------------------------------------------------------------------
 
@@ -216,9 +219,13 @@ class Graph:
         if inputs == node.inputs:
             return node
         return self.add(
-            node.op, *inputs, type=node.type, known=node.known if not inputs else None,
-            span=node.span, **dict(node.attrs),
-        )  # fmt: skip
+            node.op,
+            *inputs,
+            type=node.type,
+            known=node.known if not inputs else None,
+            span=node.span,
+            **dict(node.attrs),
+        )
 
     def text(self) -> str:
         """The graph as text: one line a node that is read, then what is written."""
@@ -228,8 +235,16 @@ class Graph:
 
 
 _DEVICE_KINDS = {
-    "random", "contract", "linalg", "oracle", "loop", "comm", "extern", "reduce", "python",
-}  # fmt: skip
+    "random",
+    "contract",
+    "linalg",
+    "oracle",
+    "loop",
+    "comm",
+    "extern",
+    "reduce",
+    "python",
+}
 
 
 def inputs_of(node: Node) -> tuple[Node, ...]:
@@ -246,7 +261,11 @@ def captured(region: Region) -> tuple[Node, ...]:
     free: dict[Node, None] = {}
     for node in (*inside, *region.outputs, *((region.until,) if region.until else ())):
         for source in (node, *inputs_of(node)) if node in inside else (node,):
-            if source not in inside and source not in region.parameters and source is not region.index:
+            if (
+                source not in inside
+                and source not in region.parameters
+                and source is not region.index
+            ):
                 free[source] = None
     return tuple(sorted(free, key=lambda n: n.number))
 
@@ -289,7 +308,9 @@ def users(roots: Iterable[Node]) -> dict[Node, list[Node]]:
 
 
 def substitute(graph: Graph, roots: Iterable[Node], table: dict[Node, Node]) -> dict[Node, Node]:
-    """Every node under the roots with the table's replacements made; the table is not searched again."""
+    """Every node under the roots with the table's replacements made; the table is not searched
+    again.
+    """
     done = dict(table)
     for node in postorder(roots):
         if node in done:

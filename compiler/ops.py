@@ -1,9 +1,9 @@
 """The element-wise operations of the graph, one row each: the only list of them.
 
-`torch` is the name of the torch function, `c` the C expression over {0} {1} {2} (with {f} the suffix
-of the scalar type's mathematics), `host` the Python expression by which a scalar that is known to the
-host is computed in double.  `partials` are the derivatives, written in the language itself over the
-operands a, b, c and the result r; an operation without partials has derivative zero.
+`torch` is the name of the torch function, `c` the C expression over {0} {1} {2} ({f}: the suffix
+of the scalar type's mathematics), `host` the Python expression by which a scalar that is known to
+the host is computed in double.  `partials` are the derivatives, written in the language itself over
+the operands a, b, c and the result r; an operation without partials has derivative zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Op:
     precedence: int = 9
 
 
-def _row(name: str, arity: int, torch: str, c: str, *partials: str, **more: object) -> tuple[str, Op]:
+def _row(
+    name: str, arity: int, torch: str, c: str, *partials: str, **more: object
+) -> tuple[str, Op]:
     return name, Op(name, arity, torch, c, partials, **more)  # type: ignore[arg-type]
 
 
@@ -34,9 +36,27 @@ OPS: dict[str, Op] = dict(
         _row("mul", 2, "mul", "({0} * {1})", "b", "a", symbol="*", precedence=6),
         _row("div", 2, "div", "({0} / {1})", "1 / b", "-r / b", symbol="/", precedence=6),
         # 0 where the divisor is 0
-        _row("ratio", 2, "optc.ratio", "({1} == 0 ? 0 : {0} / {1})", "1 // b", "-r // b", symbol="//", precedence=6),
+        _row(
+            "ratio",
+            2,
+            "optc.ratio",
+            "({1} == 0 ? 0 : {0} / {1})",
+            "1 // b",
+            "-r // b",
+            symbol="//",
+            precedence=6,
+        ),
         _row("mod", 2, "remainder", "optc_mod{f}({0}, {1})", symbol="%", precedence=6),
-        _row("pow", 2, "pow", "optc_pow{f}({0}, {1})", "b * a^(b - 1)", "r * ln(a)", symbol="^", precedence=8),
+        _row(
+            "pow",
+            2,
+            "pow",
+            "optc_pow{f}({0}, {1})",
+            "b * a^(b - 1)",
+            "r * ln(a)",
+            symbol="^",
+            precedence=8,
+        ),
         _row("neg", 1, "neg", "(-{0})", "-1", symbol="-", precedence=7),
         _row("abs", 1, "abs", "optc_abs{f}({0})", "sign(a)"),
         _row("sign", 1, "sign", "(({0} > 0) - ({0} < 0) + 0 * {0})"),
@@ -52,8 +72,22 @@ OPS: dict[str, Op] = dict(
         _row("ceil", 1, "ceil", "optc_ceil{f}({0})"),
         _row("round", 1, "round", "optc_round{f}({0})"),
         # NaN in either operand stays, as in torch.maximum
-        _row("max", 2, "maximum", "optc_max{f}({0}, {1})", "where(a >= b, 1, 0)", "where(a >= b, 0, 1)"),
-        _row("min", 2, "minimum", "optc_min{f}({0}, {1})", "where(a <= b, 1, 0)", "where(a <= b, 0, 1)"),
+        _row(
+            "max",
+            2,
+            "maximum",
+            "optc_max{f}({0}, {1})",
+            "where(a >= b, 1, 0)",
+            "where(a >= b, 0, 1)",
+        ),
+        _row(
+            "min",
+            2,
+            "minimum",
+            "optc_min{f}({0}, {1})",
+            "where(a <= b, 1, 0)",
+            "where(a <= b, 0, 1)",
+        ),
         _row("where", 3, "where", "({0} ? {1} : {2})", "", "where(a, 1, 0)", "where(a, 0, 1)"),
         _row("lt", 2, "lt", "({0} < {1})", logical=True, symbol="<", precedence=4),
         _row("le", 2, "le", "({0} <= {1})", logical=True, symbol="<=", precedence=4),

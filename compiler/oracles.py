@@ -64,9 +64,15 @@ def evaluation(ctx: Context, name: str, given: Arguments, span: Span) -> Node:
     for point in points.values():
         axes = union(axes, point.type.axes)
     return ctx.graph.add(
-        "evaluate", *points.values(), data, *seed, type=replace(EVALUATION, axes=axes), span=span,
-        objective=name, targets=tuple(points),
-    )  # fmt: skip
+        "evaluate",
+        *points.values(),
+        data,
+        *seed,
+        type=replace(EVALUATION, axes=axes),
+        span=span,
+        objective=name,
+        targets=tuple(points),
+    )
 
 
 def place(ctx: Context, points: dict[str, Node], value: Node, key: str, span: Span) -> None:
@@ -93,7 +99,9 @@ def gradient_of(
         at = evaluation(ctx, function.objective, replace_points(given, points), span)
         return read_gradient(ctx, function.objective, at, key, span)
     point = as_node(ctx, points[0], span) if points else ctx.flow[key]
-    return at_point(ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), None, x, span))
+    return at_point(
+        ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), None, x, span)
+    )
 
 
 def declared(ctx: Context, name: str) -> None:
@@ -129,8 +137,12 @@ def read_gradient(ctx: Context, name: str, at: Node, key: str, span: Span) -> No
     return ctx.restrict(g, ctx.flow[key].type.domain)
 
 
-def _split(ctx: Context, scope: Scope, given: Arguments, span: Span, what: str) -> tuple[Function, Node, Node]:
-    """The arguments of hvp, jvp and vjp: a function, a point (or where the target stands), a vector."""
+def _split(
+    ctx: Context, scope: Scope, given: Arguments, span: Span, what: str
+) -> tuple[Function, Node, Node]:
+    """The arguments of hvp, jvp and vjp: a function, a point (or where the target stands), a
+    vector.
+    """
     values = list(given.positional)
     function = values.pop(0) if values and isinstance(values[0], Function) else None
     if function is None:

@@ -12,7 +12,7 @@ from . import syntax as s
 
 @dataclass(frozen=True)
 class Declaration:
-    """One primitive. Exactly one of `tree` (written in the language) and `call` (in Python) is set."""
+    """One primitive: either `tree` (written in the language) or `call` (in Python) is set."""
 
     kind: str
     name: str
@@ -27,7 +27,7 @@ class Declaration:
 
 
 class Registry(Protocol):
-    """What the checker asks of the library: a primitive by kind and name, and the names there are."""
+    """What the checker asks of the library: a primitive by kind and name, the known names."""
 
     def find(self, kind: str, name: str) -> Declaration | None: ...
 
@@ -69,13 +69,16 @@ class State:
     """Annotation of a positional argument of a Python primitive that is kept between steps."""
 
 
-def primitive(kind: str, *, paper: int = 0, address: str = "") -> Callable[[Callable[..., Any]], Declaration]:
+def primitive(
+    kind: str, *, paper: int = 0, address: str = ""
+) -> Callable[[Callable[..., Any]], Declaration]:
     """Declare a pure Python function as a primitive; its signature is the declaration.
 
     Positional arguments are inputs by name (`g`, `w`, `loss`, `grad`), those annotated `State` are
-    kept between steps and start at zero, keyword-only arguments are options with their defaults and,
-    as annotation, a bound ("positive", "unit", ...). The result is the new direction, then each new
-    state. The function is traced once with torch.fx: it may use torch functions and operators only.
+    kept between steps and start at zero, keyword-only arguments are options with their defaults
+    and, as annotation, a bound ("positive", "unit", ...). The result is the new direction, then
+    each new state. The function is traced once with torch.fx: it may use torch functions and
+    operators only.
     """
     if kind not in s.KINDS:
         raise ValueError(f"Invalid kind of primitive: {kind!r}; one of {', '.join(s.KINDS)}")
@@ -91,10 +94,16 @@ def primitive(kind: str, *, paper: int = 0, address: str = "") -> Callable[[Call
                 state = p.annotation is State or mark.rpartition(".")[2] == "State"
                 inputs.append(s.Input(p.name, s.TypeExpr("state" if state else "element")))
         return Declaration(
-            kind, function.__name__, call=function, inputs=tuple(inputs), options=tuple(options),
-            doc=inspect.getdoc(function) or "", papers=(paper,) if paper else (), address=address,
+            kind,
+            function.__name__,
+            call=function,
+            inputs=tuple(inputs),
+            options=tuple(options),
+            doc=inspect.getdoc(function) or "",
+            papers=(paper,) if paper else (),
+            address=address,
             origin=function.__module__,
-        )  # fmt: skip
+        )
 
     return declare
 

@@ -1,4 +1,4 @@
-"""A small rule around a primitive, so that a primitive can be checked, tested and shown by itself."""
+"""A small rule around a primitive, so that it can be checked, tested and shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NUMBER = s.Number(1, "1")
 
 
 def probe(tree: s.Primitive) -> s.Rule | None:
-    """`rule probe(): KIND name(...)`, with the losses that its inputs ask for; None for functions."""
+    """`rule probe(): KIND name(...)`, with the losses it asks for; None for functions."""
     if tree.kind == "function":
         return None
     body: list[s.Statement] = []

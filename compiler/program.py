@@ -1,8 +1,8 @@
 """What the compiler hands to the runtime: phases, and the plan that names the values between them.
 
-A Program is data. Each computing phase holds a small torch.fx graph over the cells of *one* tensor (or
-over the values of the model); how it is run over all tensors is the runtime's business. Values between
-phases have names: `slot:PATH` is what a slot holds, `v12` what node 12 gives.
+A Program is data. Each computing phase holds a small torch.fx graph over the cells of *one* tensor
+(or over the values of the model); how it is run over all tensors is the runtime's business. Values
+between phases have names: `slot:PATH` is what a slot holds, `v12` what node 12 gives.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import fx
 
 @dataclass(frozen=True)
 class Port:
-    """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the host's
-    row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat value), draw
-    (random numbers, `source` is distribution:stream)."""
+    """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the
+    host's row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat
+    value), draw (random numbers, `source` is distribution:stream)."""
 
     name: str
     source: str
@@ -27,7 +27,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Output:
-    """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over tensors."""
+    """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over
+    tensors.
+    """
 
     value: str
     how: str
@@ -37,7 +39,8 @@ class Output:
 
 @dataclass
 class Compute:
-    """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices, axes).
+    """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices,
+    axes).
 
     `space` is the domain whose tensors it runs over, or "" for the model. Where `strict`, a tensor
     whose gradient is absent is passed over.
@@ -71,7 +74,6 @@ class Compute:
         return names, places
 
 
-
 @dataclass
 class Read:
     """What an evaluation is asked for: value, gradient, hvp, jvp or vjp."""
@@ -85,7 +87,8 @@ class Read:
 
 @dataclass
 class Evaluate:
-    """Ask the loop for an objective at a point. `points` maps targets to values, "" is the held point.
+    """Ask the loop for an objective at a point. `points` maps targets to values, "" is the held
+    point.
 
     `axes` are mapped one place at a time: (label, places per value name, size source).
     """

@@ -35,9 +35,14 @@ def every(ctx: Context, scope: Scope, statement: s.Every, block: Block) -> None:
 
 
 def branch(
-    ctx: Context, scope: Scope, condition: Node, body: Iterable[s.Statement],
-    orelse: Iterable[s.Statement], block: Block, span: Span,
-) -> None:  # fmt: skip
+    ctx: Context,
+    scope: Scope,
+    condition: Node,
+    body: Iterable[s.Statement],
+    orelse: Iterable[s.Statement],
+    block: Block,
+    span: Span,
+) -> None:
     """Read both bodies from the same versions and join what they wrote by the condition."""
     known = constant(condition)
     if known is not None:
@@ -66,7 +71,9 @@ def branch(
             scope.names.setdefault(name, value)
 
 
-def _side(ctx: Context, scope: Scope, condition: Node, body: Iterable[s.Statement], block: Block) -> dict[str, Any]:
+def _side(
+    ctx: Context, scope: Scope, condition: Node, body: Iterable[s.Statement], block: Block
+) -> dict[str, Any]:
     inner = scope.child()
     ctx.conditions.append(condition)
     block(ctx, inner, body)
@@ -82,8 +89,12 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     count = node(ctx, scope, statement.count, "a count")
     n = constant(count)
     if count.known == 2:
-        ctx.error("E314", "the host must know how often a loop turns at most", statement.count.span,
-                  "`repeat N until c:` stops by itself")  # fmt: skip
+        ctx.error(
+            "E314",
+            "the host must know how often a loop turns at most",
+            statement.count.span,
+            "`repeat N until c:` stops by itself",
+        )
     if n is not None and (n != n or n != int(n) or not 0 <= n <= 1e6):
         ctx.error("E309", f"a loop turns 0 to 1000000 times, not {n}", statement.count.span)
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
@@ -105,13 +116,20 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     parameters, ends, index, until = _turn(ctx, scope, statement, block, start)
     changed = [k for k in parameters if ends[k] is not parameters[k]]
     unchanged = {parameters[k]: start[k] for k in parameters if k not in changed}
-    table = substitute(ctx.graph, [*(ends[k] for k in changed), *([until] if until else [])],
-                       {**unchanged, **{parameters[k]: parameters[k] for k in changed}})  # fmt: skip
+    table = substitute(
+        ctx.graph,
+        [*(ends[k] for k in changed), *([until] if until else [])],
+        {**unchanged, **{parameters[k]: parameters[k] for k in changed}},
+    )
     region = Region(
-        tuple(parameters[k] for k in changed), index,
-        tuple(table[ends[k]] for k in changed), table[until] if until else None,
-    )  # fmt: skip
-    loop = ctx.graph.add("loop", count, *(start[k] for k in changed), type=MODEL, span=statement.span, body=region)
+        tuple(parameters[k] for k in changed),
+        index,
+        tuple(table[ends[k]] for k in changed),
+        table[until] if until else None,
+    )
+    loop = ctx.graph.add(
+        "loop", count, *(start[k] for k in changed), type=MODEL, span=statement.span, body=region
+    )
     ctx.flow = dict(start)
     for i, key in enumerate(changed):
         type = ends[key].type
@@ -133,7 +151,9 @@ def _turn(
         k: graph.add("parameter", type=v.type, known=2, span=statement.span, stream=stream, of=k)
         for k, v in start.items()
     }
-    index = graph.add("parameter", type=MODEL, known=2, span=statement.span, stream=stream, of="%index")
+    index = graph.add(
+        "parameter", type=MODEL, known=2, span=statement.span, stream=stream, of="%index"
+    )
     ctx.flow = dict(parameters)
     inner = scope.child()
     if statement.index:
@@ -141,7 +161,9 @@ def _turn(
     ctx.loops.append(index)
     paths = set(ctx.paths)
     # the condition is looked at before each turn: a loop whose end is reached already does not turn
-    until = node(ctx, inner, statement.until, "a condition") if statement.until is not None else None
+    until = (
+        node(ctx, inner, statement.until, "a condition") if statement.until is not None else None
+    )
     block(ctx, inner, statement.body)
     ctx.loops.pop()
     ctx.paths = paths
@@ -196,8 +218,12 @@ def _route(ctx: Context, scope: Scope, parts: list[s.For], block: Block) -> None
         if part.where is not None:
             where = node(ctx, inner, part.where, "a condition on parameters")
             if where.known == 2:
-                ctx.error("E315", "parameters are routed by what the host knows of them", part.where.span,
-                          "names, shapes, types: `named(\"*bias\")`, `ndim == 2`, `dtype(\"bfloat16\")`")  # fmt: skip
+                ctx.error(
+                    "E315",
+                    "parameters are routed by what the host knows of them",
+                    part.where.span,
+                    'names, shapes, types: `named("*bias")`, `ndim == 2`, `dtype("bfloat16")`',
+                )
         domain = f"{parent}|{len([d for d in ctx.graph.domains if d.startswith(parent + '|')])}"
         ctx.graph.domains[domain] = Domain(domain, parent, where, tuple(names))
         names.append(domain)

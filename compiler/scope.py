@@ -1,4 +1,6 @@
-"""What names mean while a rule is read: scopes, the values that are not nodes, the flow of versions."""
+"""What names mean while a rule is read: scopes, the values that are not nodes, the flow of
+versions.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,17 @@ class Scope:
     block: Scope | None = None
 
     def child(self, **more: Any) -> Scope:
-        return Scope(self, {}, **{"path": self.path, "target": self.target,
-                                  "in_primitive": self.in_primitive, "block": self.block,
-                                  **more})  # fmt: skip
+        return Scope(
+            self,
+            {},
+            **{
+                "path": self.path,
+                "target": self.target,
+                "in_primitive": self.in_primitive,
+                "block": self.block,
+                **more,
+            },
+        )
 
     def find(self, name: str) -> Any:
         scope: Scope | None = self
@@ -158,7 +168,9 @@ class Context:
         except TypeClash as clash:
             self.error("E301", str(clash), span)
         row = OPS[op]
-        logical = row.logical or (op == "where" and inputs[1].type.logical and inputs[2].type.logical)
+        logical = row.logical or (
+            op == "where" and inputs[1].type.logical and inputs[2].type.logical
+        )
         type = Type(type.reach, type.axes, type.domain, logical)
         return self.graph.add(op, *inputs, type=type, span=span)
 
@@ -172,7 +184,9 @@ class Context:
         """Whether a value can be broadcast into a slot."""
         axes = all(any(a.same(b) for b in slot.axes) for a in value.axes)
         domain = not value.domain or value.domain == slot.domain or not slot.domain
-        return value.kind == "array" and coarser_or_equal(value.reach, slot.reach) and axes and domain
+        return (
+            value.kind == "array" and coarser_or_equal(value.reach, slot.reach) and axes and domain
+        )
 
     def where(self, condition: Node, yes: Node, no: Node, span: Span) -> Node:
         return yes if yes is no else self.map("where", condition, yes, no, span=span)
@@ -225,7 +239,9 @@ class Context:
 
 
 def same_axes(a: Type, b: Type) -> bool:
-    return len(a.axes) == len(b.axes) and all(x.same(y) for x, y in zip(a.axes, b.axes, strict=True))
+    return len(a.axes) == len(b.axes) and all(
+        x.same(y) for x, y in zip(a.axes, b.axes, strict=True)
+    )
 
 
 def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
@@ -239,9 +255,12 @@ def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
     if isinstance(value, bool | int | float):
         return ctx.graph.const(value, span)
     names = {
-        Function: "a function: call it", tuple: "a tuple: index it, like `betas[0]`",
-        AxisName: "the name of an axis", Members: "a bundle: name one of its members", str: "a text",
-    }  # fmt: skip
+        Function: "a function: call it",
+        tuple: "a tuple: index it, like `betas[0]`",
+        AxisName: "the name of an axis",
+        Members: "a bundle: name one of its members",
+        str: "a text",
+    }
     found = next((text for kind, text in names.items() if isinstance(value, kind)), "no value")
     ctx.error("E302", f"{what} must be a value, and it is {found}", span)
 
@@ -262,5 +281,19 @@ def constant(node: Any) -> float | int | bool | None:
     return HOST[node.op](*values)
 
 
-__all__ = ["Arguments", "AxisName", "Context", "Function", "Members", "POISON", "Scope", "SlotRef", "Stop",
-           "as_node", "constant", "finer", "s", "same_axes"]  # fmt: skip
+__all__ = [
+    "Arguments",
+    "AxisName",
+    "Context",
+    "Function",
+    "Members",
+    "POISON",
+    "Scope",
+    "SlotRef",
+    "Stop",
+    "as_node",
+    "constant",
+    "finer",
+    "s",
+    "same_axes",
+]

@@ -32,8 +32,12 @@ def block(ctx: Context, scope: Scope, body: Iterable[s.Statement]) -> None:
             chain.append(statements.pop(0))  # type: ignore[arg-type]
         ctx.statements += 1
         if ctx.statements > STATEMENT_LIMIT:
-            ctx.error("E401", f"the rule expands to more than {STATEMENT_LIMIT} statements", statement.span,
-                      "a `repeat` with an `until`, or with a large count, stays a loop")  # fmt: skip
+            ctx.error(
+                "E401",
+                f"the rule expands to more than {STATEMENT_LIMIT} statements",
+                statement.span,
+                "a `repeat` with an `until`, or with a large count, stays a loop",
+            )
         try:
             if isinstance(statement, s.For):
                 for_chain(ctx, scope, chain, block)  # type: ignore[arg-type]
@@ -71,7 +75,9 @@ def _bind(ctx: Context, scope: Scope, statement: s.Bind) -> None:
     values = (value,)
     if len(statement.names) > 1:
         if not isinstance(value, tuple) or len(value) != len(statement.names):
-            ctx.error("E205", f"{len(statement.names)} names need as many values", statement.value.span)
+            ctx.error(
+                "E205", f"{len(statement.names)} names need as many values", statement.value.span
+            )
         values = value
     for name, one in zip(statement.names, values, strict=True):
         if isinstance(one, SlotRef):
@@ -84,8 +90,12 @@ def _bind(ctx: Context, scope: Scope, statement: s.Bind) -> None:
             if name == "batch":
                 ctx.batch = as_node(ctx, one, statement.span)
         elif old is not None and old is not POISON:
-            ctx.error("E213", f"`{name}` has a value already", statement.span,
-                      "`=` names a value once; a slot (`state` or `var`) is written with `<-`")  # fmt: skip
+            ctx.error(
+                "E213",
+                f"`{name}` has a value already",
+                statement.span,
+                "`=` names a value once; a slot (`state` or `var`) is written with `<-`",
+            )
         else:
             scope.names[name] = one
 
@@ -117,8 +127,12 @@ def _place(ctx: Context, scope: Scope, place: s.Name | s.Index) -> str:
         if name.id == "d":
             return current(ctx, scope, "d", place.span).key  # type: ignore[no-any-return]
         why = "an argument of this primitive" if name.id == "w" else "no slot"
-        ctx.error("E212", f"`{name.id}` is {why}; `<-` writes slots", place.span,
-                  f"declare `state {name.id} = ...` (kept) or `var {name.id} = ...` (this step), or bind with `=`")  # fmt: skip
+        ctx.error(
+            "E212",
+            f"`{name.id}` is {why}; `<-` writes slots",
+            place.span,
+            f"declare `state {name.id} = ...` (kept) or `var {name.id} = ...` (this step)",
+        )
     ctx.error("E212", "`<-` writes slots", place.span)
 
 
@@ -131,15 +145,19 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     if variable and old.type != value.type and ctx.fits(old.type, value.type):
         ctx.flow[key] = value  # a var takes the finer type
     elif not key.endswith("#d") and not ctx.fits(value.type, old.type):
-        ctx.error("E304", f"a value of type {value.type} does not fit the slot of type {old.type}", span,
-                  f"declare the slot with `: {value.type}`, or reduce the value")  # fmt: skip
+        ctx.error(
+            "E304",
+            f"a value of type {value.type} does not fit the slot of type {old.type}",
+            span,
+            f"declare the slot with `: {value.type}`, or reduce the value",
+        )
     else:
         ctx.flow[key] = value if key.endswith("#d") else ctx.expand(value, old.type, span)
     ctx.writes += key in ctx.slot_of
 
 
 def agreed(ctx: Context, value: Node, span: Span) -> Node:
-    """A value of the groups as one of the model: their options must agree, which the host checks."""
+    """A value of the groups as one of the model: the host checks that the groups agree."""
     if value.type.reach != "group":
         return value
     if value.op == "option":
@@ -148,16 +166,27 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
         return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
-    ctx.error("E304", "a value of each group does not fit a slot of the model", span, "reduce it `over = model`")
+    ctx.error(
+        "E304",
+        "a value of each group does not fit a slot of the model",
+        span,
+        "reduce it `over = model`",
+    )
 
 
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:
     axes = old.type.axes
-    chosen = [(str_axis(a), i) for a, i in zip(axes, place.items, strict=False) if not isinstance(i, s.Slice)]
+    chosen = [
+        (str_axis(a), i)
+        for a, i in zip(axes, place.items, strict=False)
+        if not isinstance(i, s.Slice)
+    ]
     if len(chosen) != 1:
         ctx.error("E303", "exactly one axis is chosen when a slice is written", place.span)
     at = node(ctx, scope, chosen[0][1], "an index")  # type: ignore[arg-type]
-    return ctx.graph.add("set_index", old, at, value, type=old.type, span=place.span, axis=chosen[0][0])
+    return ctx.graph.add(
+        "set_index", old, at, value, type=old.type, span=place.span, axis=chosen[0][0]
+    )
 
 
 # Declarations ---------------------------------------------------------------------------------
@@ -206,7 +235,12 @@ def _state(ctx: Context, scope: Scope, slot: s.Slot) -> None:
 
 def _initial(ctx: Context, scope: Scope, slot: s.Slot, what: str) -> tuple[Node, Type]:
     if slot.value is None:
-        ctx.error("E207", f"a {what} needs a value to begin with", slot.span, f"`{what} {slot.name} = zeros(w)`")
+        ctx.error(
+            "E207",
+            f"a {what} needs a value to begin with",
+            slot.span,
+            f"`{what} {slot.name} = zeros(w)`",
+        )
     init = node(ctx, scope, slot.value, f"what `{slot.name}` begins with")
     if slot.type is None:
         type = init.type
@@ -215,7 +249,11 @@ def _initial(ctx: Context, scope: Scope, slot: s.Slot, what: str) -> tuple[Node,
     if init.type.reach == "group" and type.reach == "model":
         init = agreed(ctx, init, slot.span)
     if not ctx.fits(init.type, type):
-        ctx.error("E304", f"a value of type {init.type} does not fit `{slot.name}` of type {type}", slot.span)
+        ctx.error(
+            "E304",
+            f"a value of type {init.type} does not fit `{slot.name}` of type {type}",
+            slot.span,
+        )
     return ctx.expand(init, type, slot.span), type
 
 
@@ -231,7 +269,9 @@ def _input(ctx: Context, scope: Scope, slot: s.Slot) -> None:
     type = type_of(ctx, scope, slot.type) if slot.type else MODEL
     ctx.graph.inputs[slot.name] = type
     known = 1 if type == MODEL else 2
-    scope.names[slot.name] = ctx.graph.add("input", type=type, known=known, span=slot.span, name=slot.name)
+    scope.names[slot.name] = ctx.graph.add(
+        "input", type=type, known=known, span=slot.span, name=slot.name
+    )
 
 
 def _loss(ctx: Context, scope: Scope, slot: s.Slot) -> None:
@@ -292,7 +332,9 @@ def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
     objectives = [v for v in made.inputs.values() if isinstance(v, Function)]
     span = statement.span
     if declaration.kind == "monitor":
-        ctx.graph.metrics[statement.alias or made.path] = as_node(ctx, run(ctx, scope, made, span, None), span)
+        ctx.graph.metrics[statement.alias or made.path] = as_node(
+            ctx, run(ctx, scope, made, span, None), span
+        )
     elif declaration.kind == "average":
         ctx.graph.evals[scope.target] = as_node(ctx, run(ctx, scope, made, span, None), span)
     elif "d" not in asked and (asked & {"grad", "loss"} or objectives):
@@ -316,8 +358,12 @@ def _rebind_field(ctx: Context, scope: Scope, made: Any, when: Node | None, span
     name = made.declaration.name
     block_scope = scope.block or scope
     if direction_key(scope) in ctx.flow:
-        ctx.error("E211", f"`{name}` comes too late: a step above used the gradient already", span,
-                  "steps that choose where the gradient is taken stand first")  # fmt: skip
+        ctx.error(
+            "E211",
+            f"`{name}` comes too late: a step above used the gradient already",
+            span,
+            "steps that choose where the gradient is taken stand first",
+        )
     previous = {"grad": current(ctx, scope, "grad", span)}
     if scope.find("loss") is not None:
         previous["loss"] = scope.find("loss")
@@ -325,8 +371,12 @@ def _rebind_field(ctx: Context, scope: Scope, made: Any, when: Node | None, span
     first = as_node(ctx, field.apply(Arguments([ctx.flow[scope.target]], {}), span), span)
     slot = "loss" if first.type.reach == "model" else "grad"
     if slot == "loss" and "grad" in block_scope.names:
-        ctx.error("E211", f"`{name}` changes the loss, and a step above took its gradient elsewhere", span,
-                  "put it above the perturbation")  # fmt: skip
+        ctx.error(
+            "E211",
+            f"`{name}` changes the loss, and a step above took its gradient elsewhere",
+            span,
+            "put it above the perturbation",
+        )
     if when is not None:
         field = _either(ctx, field, previous[slot], when)
     block_scope.names[slot] = field
@@ -334,7 +384,10 @@ def _rebind_field(ctx: Context, scope: Scope, made: Any, when: Node | None, span
 
 def _either(ctx: Context, field: Function, before: Function, when: Node) -> Function:
     def apply(given: Arguments, span: Span) -> Node:
-        yes, no = as_node(ctx, field.apply(given, span), span), as_node(ctx, before.apply(given, span), span)
+        yes, no = (
+            as_node(ctx, field.apply(given, span), span),
+            as_node(ctx, before.apply(given, span), span),
+        )
         return ctx.where(when, yes, no, span)
 
     return Function(field.what, apply)
@@ -352,7 +405,12 @@ def _declaration(ctx: Context, scope: Scope, statement: s.Step) -> tuple[Declara
     if found is None:
         others = list(ctx.registry.kinds_of(name))
         if others:
-            ctx.error("E217", f"`{name}` is no {kind}", name_of.span, f"it is a {others[0]}: `{others[0]} {name}(...)`")
+            ctx.error(
+                "E217",
+                f"`{name}` is no {kind}",
+                name_of.span,
+                f"it is a {others[0]}: `{others[0]} {name}(...)`",
+            )
         known = [*ctx.local, *ctx.registry.names(kind)]
         ctx.error("E201", f"unknown {kind} `{name}`", name_of.span, nearest(name, known))
     given = arguments(ctx, scope, call) if isinstance(call, s.Call) else Arguments([], {})
@@ -365,8 +423,12 @@ def _declaration(ctx: Context, scope: Scope, statement: s.Step) -> tuple[Declara
 def _outcome(ctx: Context, scope: Scope, statement: s.Outcome) -> None:
     when = node(ctx, scope, statement.when, "a condition")
     if when.type.reach not in ("model", "group") or when.type.axes:
-        ctx.error("E313", f"`{statement.kind}` decides over the whole step, and this is {when.type}",
-                  statement.span, "reduce it: `any(..., over = model)`")  # fmt: skip
+        ctx.error(
+            "E313",
+            f"`{statement.kind}` decides over the whole step, and this is {when.type}",
+            statement.span,
+            "reduce it: `any(..., over = model)`",
+        )
     for condition in ctx.conditions:
         when = ctx.map("and", condition, when, span=statement.span)
     count = node(ctx, scope, statement.count) if statement.count is not None else None

@@ -1,7 +1,7 @@
 """Each node as calls of torch, one call at a time.
 
-`do(function, *arguments)` makes a call: the interpreter calls at once, the emitter writes a torch.fx
-node. So a phase holds plain torch operations, and both have one source.
+`do(function, *arguments)` makes a call: the interpreter calls at once, the emitter writes a
+torch.fx node. So a phase holds plain torch operations, and both have one source.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(torch, OPS[name].torch)
         for name in (
-            "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round where and or not isfinite"
+            "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round where "
+            "and or not isfinite"
         ).split()
     },
 }
@@ -51,11 +52,16 @@ def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def apply(node: Node, inputs: Sequence[Any], like: Any, sizes: Callable[[Axis], Any], do: Do = at_once) -> Any:
+def apply(
+    node: Node, inputs: Sequence[Any], like: Any, sizes: Callable[[Axis], Any], do: Do = at_once
+) -> Any:
     """The value of a node on the cells of the parameter `like` (None: of the model or a group)."""
     if node.op in OPS:
         if node.type.axes or any(i.type.axes for i in node.inputs):
-            inputs = [align(x, i.type, node.type, like, do) for x, i in zip(inputs, node.inputs, strict=True)]
+            inputs = [
+                align(x, i.type, node.type, like, do)
+                for x, i in zip(inputs, node.inputs, strict=True)
+            ]
         return call(node.op, inputs, do)
     return _APPLY[node.op](node, inputs, like, sizes, do)
 
@@ -77,7 +83,11 @@ def align(x: Any, have: Type, want: Type, like: Any, do: Do = at_once) -> Any:
     """Bring a value's axes into the order of another type, with room for the axes it lacks."""
     places = tuple(next((i for i, a in enumerate(have.axes) if a.same(b)), -1) for b in want.axes)
     fine, wanted = have.reach in FINE, want.reach in FINE
-    if isinstance(x, bool | int | float) or places == tuple(range(len(have.axes))) and fine == wanted:
+    if (
+        isinstance(x, bool | int | float)
+        or places == tuple(range(len(have.axes)))
+        and fine == wanted
+    ):
         return x
     return do(cells.arrange, x, places, len(have.axes), like if wanted else None, fine)
 
@@ -112,7 +122,10 @@ def _reduce(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) ->
 
 def _contract(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     letters: dict[str, str] = {}
-    specs = ["".join(letters.setdefault(_label(a), chr(97 + len(letters))) for a in x.type.axes) for x in node.inputs]
+    specs = [
+        "".join(letters.setdefault(_label(a), chr(97 + len(letters))) for a in x.type.axes)
+        for x in node.inputs
+    ]
     out = "".join(letters[_label(a)] for a in node.type.axes)
     axes = tuple(len(x.type.axes) for x in node.inputs)
     return do(cells.contract, f"{specs[0]}z,{specs[1]}z->{out}", *inputs, axes)
@@ -127,7 +140,9 @@ def _set_index(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do)
     old, at, value = inputs
     dim = _place(node.type, node["axis"])
     kept = tuple(a for i, a in enumerate(node.type.axes) if i != dim)
-    value = align(value, node.inputs[2].type, Type(node.type.reach, kept, node.type.domain), like, do)
+    value = align(
+        value, node.inputs[2].type, Type(node.type.reach, kept, node.type.domain), like, do
+    )
     return do(cells.put, old, at, value, dim)
 
 

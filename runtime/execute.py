@@ -1,8 +1,8 @@
 """Runs the phases of a plan over the tensors at hand.
 
 A value between phases is a list with one tensor per parameter of its domain (None where absent), a
-list with one number per group, or one tensor of the model. Arithmetic is in the parameter's type, in
-float32 for bfloat16 and float16; what is coarser than a tensor is float64.
+list with one number per group, or one tensor of the model. Arithmetic is in the parameter's type,
+in float32 for bfloat16 and float16; what is coarser than a tensor is float64.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def working(x: Tensor) -> Tensor:
 
 
 def run(plan: Plan, frame: Frame) -> None:
-    """Run all phases of a step. Writes that may happen at once are made; others wait for `commit`."""
+    """Run all phases of a step. Writes that may happen at once are made, the others wait."""
     for phase in plan.phases:
         _RUN[type(phase)](phase, frame)
 
@@ -136,7 +136,11 @@ def truth(value: Any) -> bool:
 
 
 def _copy(value: Any) -> Any:
-    return [None if v is None else v.clone() for v in value] if isinstance(value, list) else value.clone()
+    return (
+        [None if v is None else v.clone() for v in value]
+        if isinstance(value, list)
+        else value.clone()
+    )
 
 
 def _assign(frame: Frame, slot: str, value: Any) -> None:
@@ -267,25 +271,40 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
             value = write(frame.slots[output.slot], parts)
             frame.slots[output.slot] = value
         elif output.slot:
-            value = [o if p is None else stored(p, o) for p, o in zip(parts, frame.slots[output.slot], strict=True)]
+            value = [
+                o if p is None else stored(p, o)
+                for p, o in zip(parts, frame.slots[output.slot], strict=True)
+            ]
             frame.slots[output.slot] = value
         frame.values[output.value] = value
         return
     members = frame.members[phase.space]
     if output.how == "model":
-        frame.values[output.value] = _combine(output.combine, [p for p in parts if p is not None], frame)
+        frame.values[output.value] = _combine(
+            output.combine, [p for p in parts if p is not None], frame
+        )
         return
     frame.values[output.value] = [
-        _combine(output.combine, [p for p, i in zip(parts, members, strict=True) if p is not None and frame.groups[i] == g], frame)
+        _combine(
+            output.combine,
+            [
+                p
+                for p, i in zip(parts, members, strict=True)
+                if p is not None and frame.groups[i] == g
+            ],
+            frame,
+        )
         for g in range(len(frame.group_rows))
-    ]  # fmt: skip
+    ]
 
 
 def _combine(how: str, parts: list[Any], frame: Frame) -> Tensor:
     if not parts:
         empty = torch.tensor(cells.EMPTY.get(how, 0.0), dtype=torch.float64)
         return empty.bool() if how in ("any", "all") else empty
-    parts = [p if isinstance(p, Tensor) else torch.tensor(float(p), dtype=torch.float64) for p in parts]
+    parts = [
+        p if isinstance(p, Tensor) else torch.tensor(float(p), dtype=torch.float64) for p in parts
+    ]
     if how == "cat":
         return torch.cat([p.double() for p in parts], dim=-1)
     if parts[0].is_floating_point():
@@ -296,7 +315,11 @@ def _combine(how: str, parts: list[Any], frame: Frame) -> Tensor:
 def stored(value: Any, old: Tensor) -> Tensor:
     """A result in the type and shape that its slot keeps."""
     value = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    return value.to(old.dtype).expand(old.shape).contiguous() if value.shape != old.shape else value.to(old.dtype)
+    return (
+        value.to(old.dtype).expand(old.shape).contiguous()
+        if value.shape != old.shape
+        else value.to(old.dtype)
+    )
 
 
 def write(slot: list[Tensor], values: list[Any]) -> list[Tensor]:
@@ -343,7 +366,11 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
         if isinstance(data, Mapped) and axis in data.axes:
             sizes.append(len(data.items))
         else:
-            sizes.append(frame.size(phase.sizes[axis]) if phase.sizes[axis] is not None else _found(phase, axis, frame))
+            sizes.append(
+                frame.size(phase.sizes[axis])
+                if phase.sizes[axis] is not None
+                else _found(phase, axis, frame)
+            )
     answers = []
     for place in itertools.product(*(range(n) for n in sizes)):
         where = dict(zip(phase.axes, place, strict=True))
@@ -358,8 +385,10 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
         if frame.wrapped and isinstance(value, list):
             value = [None if v is None else real(local(v)) for v in value]
         if read.what == "gradient" and any(frame.maximize):
-            value = [v if v is None or not frame.maximize[frame.groups[i]] else -v
-                     for v, i in zip(value, frame.members[read.wrt], strict=True)]  # fmt: skip
+            value = [
+                v if v is None or not frame.maximize[frame.groups[i]] else -v
+                for v, i in zip(value, frame.members[read.wrt], strict=True)
+            ]
         frame.values[read.value] = value
 
 
@@ -398,7 +427,9 @@ def _ask(phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: 
         vector = _in_type(vector, first.of, frame)
         return [loop.hvp(phase.objective, points, data, first.wrt, first.of, vector)]
     if first.what == "jvp":
-        return [loop.jvp(phase.objective, points, data, first.wrt, _in_type(vector, first.wrt, frame))]
+        return [
+            loop.jvp(phase.objective, points, data, first.wrt, _in_type(vector, first.wrt, frame))
+        ]
     return [loop.vjp(phase.objective, points, data, first.wrt, vector)]
 
 
@@ -406,7 +437,9 @@ def _in_type(point: list[Any], target: str, frame: Frame) -> list[Tensor]:
     """A point as tensors like the parameters; an absent part stands where it is held."""
     members = frame.members[target]
     return [
-        frame.tensors[i] if p is None else p.to(frame.tensors[i].dtype).reshape(frame.tensors[i].shape)
+        frame.tensors[i]
+        if p is None
+        else p.to(frame.tensors[i].dtype).reshape(frame.tensors[i].shape)
         for p, i in zip(point, members, strict=True)
     ]
 
@@ -456,7 +489,9 @@ def _random(phase: Call, frame: Frame) -> Any:
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
     lead = [frame.size(n) for _, n in a["axes"]]
     if a["reach"] in ("model", "group"):
-        return draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0).reshape(lead)
+        return draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0).reshape(
+            lead
+        )
     result, offset = [], 0
     for i in frame.members[a["domain"]]:
         t = frame.tensors[i]
@@ -471,7 +506,9 @@ def _route(phase: Route, frame: Frame) -> None:
     places = frame.members[phase.source]
     whole = list(frame.get(phase.inputs[0]))
     if phase.op == "restrict":
-        frame.values[phase.output] = [whole[places.index(i)] for i in frame.members[phase.domains[0]]]
+        frame.values[phase.output] = [
+            whole[places.index(i)] for i in frame.members[phase.domains[0]]
+        ]
         return
     at = {i: k for k, i in enumerate(places)}
     for domain, name in zip(phase.domains, phase.inputs[1:], strict=True):
@@ -494,7 +531,10 @@ def _loop(phase: Loop, frame: Frame) -> None:
             break
         new = [frame.get(o) for o in phase.outputs]
         if done is not None and (isinstance(done, list) or done.dim()):
-            new = [_freeze(done, f, old, n, frame) for f, old, n in zip(phase.freeze, carried, new, strict=True)]
+            new = [
+                _freeze(done, f, old, n, frame)
+                for f, old, n in zip(phase.freeze, carried, new, strict=True)
+            ]
         carried = new
     frame.depth -= 1
     for name, value in zip(phase.results, carried, strict=True):
@@ -515,7 +555,9 @@ def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
     for k, (o, n) in enumerate(zip(old, new, strict=True)):
         c = done[k] if isinstance(done, list) else done
         trailing = n if n is None else n[(0,) * len(places)] if places else n
-        result.append(n if n is None else torch.where(cells.arrange(c, places, axes, trailing, fine), o, n))
+        result.append(
+            n if n is None else torch.where(cells.arrange(c, places, axes, trailing, fine), o, n)
+        )
     return result
 
 

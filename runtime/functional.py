@@ -2,7 +2,7 @@
 
     step = optc.functional("adam.opt")
     state = step.init(w)
-    w, state, metrics = step(w, state, loss=loss)      # or gradient=g, where that is all the rule asks
+    w, state, metrics = step(w, state, loss=loss)      # or gradient=g, where that is enough
 
 Nothing is written in place, so the step may be traced by torch.compile and differentiated through.
 """
@@ -32,11 +32,14 @@ class Step:
     def __init__(self, program: Program):
         self.program = program
         # all variants now: under torch.compile nothing may be lowered while the step is traced
-        self._plans = {bits: program.plan(bits) for bits in product((False, True), repeat=len(program.conditions.names))}
+        self._plans = {
+            bits: program.plan(bits)
+            for bits in product((False, True), repeat=len(program.conditions.names))
+        }
         self._starts = {n: program.start(n) for n, s in program.slots.items() if s.kind == "state"}
 
     def init(self, w: Any, **options: Any) -> State:
-        """The state before the first step; `options` stay as they are until they are given again."""
+        """The state before the first step; `options` stay until they are given again."""
         leaves, _ = pytree.tree_flatten(w)
         unknown = [n for n in options if n not in self.program.options]
         if unknown:
@@ -47,9 +50,15 @@ class Step:
         group = {**self.program.options, **options, "params": leaves}
         layout = Layout(self.program, [group])
         host = HostRows(layout, [group], 1, 1, 1, {})
-        slots: dict[str, Any] = {n: [leaves[i] for i in layout.members[n]] for n in self.program.targets}
+        slots: dict[str, Any] = {
+            n: [leaves[i] for i in layout.members[n]] for n in self.program.targets
+        }
         frame = self._frame(layout, host, slots, None, None, 1, 0, self._starts.values())
-        early = [n for n, plan in self._starts.items() if not any(isinstance(p, Evaluate) for p in plan.phases)]
+        early = [
+            n
+            for n, plan in self._starts.items()
+            if not any(isinstance(p, Evaluate) for p in plan.phases)
+        ]
         self._begin(frame, host, early)
         return {
             "options": {**self.program.options, **options},
@@ -60,14 +69,34 @@ class Step:
         }
 
     def _frame(
-        self, layout: Layout, host: HostRows, slots: dict[str, Any], loop: Any, batch: Any, call: int, seed: int, plans: Any,
-    ) -> execute.Frame:  # fmt: skip
+        self,
+        layout: Layout,
+        host: HostRows,
+        slots: dict[str, Any],
+        loop: Any,
+        batch: Any,
+        call: int,
+        seed: int,
+        plans: Any,
+    ) -> execute.Frame:
         plan = next(iter(plans), None)
-        rows, group_rows = (host.rows(plan.host), host.group_rows(plan.host)) if plan else (None, [()])
+        rows, group_rows = (
+            (host.rows(plan.host), host.group_rows(plan.host)) if plan else (None, [()])
+        )
         return execute.Frame(
-            self.program, list(layout.params), layout.members, layout.groups, slots, rows, group_rows, loop, batch,
-            call, seed, functional=True,
-        )  # fmt: skip
+            self.program,
+            list(layout.params),
+            layout.members,
+            layout.groups,
+            slots,
+            rows,
+            group_rows,
+            loop,
+            batch,
+            call,
+            seed,
+            functional=True,
+        )
 
     def __call__(
         self,
@@ -91,7 +120,9 @@ class Step:
         host = HostRows(layout, [group], t, call, steps, inputs or {})
         bits = host.conditions()
         plan = self._plans[bits]
-        slots: dict[str, Any] = {n: [leaves[i] for i in layout.members[n]] for n in self.program.targets}
+        slots: dict[str, Any] = {
+            n: [leaves[i] for i in layout.members[n]] for n in self.program.targets
+        }
         slots.update(state["slots"])
         given = Given(spec, loss, gradient, oracles or {}, layout)
         frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
@@ -101,7 +132,9 @@ class Step:
         after = {
             "options": state["options"] | options,
             "slots": {k: v for k, v in frame.slots.items() if k not in self.program.targets},
-            "t": [n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)],
+            "t": [
+                n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)
+            ],
             "calls": call,
             "steps": steps if outcome == "commit" else steps - 1,
         }
@@ -115,12 +148,16 @@ class Step:
     def _begin(self, frame: execute.Frame, host: HostRows, names: list[str]) -> None:
         for name in names:
             plan, spec = self._starts[name], self.program.slots[name]
-            inner = replace(frame, rows=host.rows(plan.host), group_rows=host.group_rows(plan.host), values={})
+            inner = replace(
+                frame, rows=host.rows(plan.host), group_rows=host.group_rows(plan.host), values={}
+            )
             execute.run(plan, inner)
             value = inner.get(plan.metrics["value"])
             if isinstance(value, list) and spec.reach not in ("model", "group"):
                 members = frame.members[spec.domain]
-                value = [fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)]
+                value = [
+                    fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)
+                ]
             frame.slots[name] = value
 
 
@@ -129,7 +166,9 @@ class Given:
 
     level = "objective"
 
-    def __init__(self, spec: Any, loss: Any, gradient: Any, oracles: dict[str, Any], layout: Layout):
+    def __init__(
+        self, spec: Any, loss: Any, gradient: Any, oracles: dict[str, Any], layout: Layout
+    ):
         self.spec, self.loss, self.oracles, self.layout = spec, loss, oracles, layout
         self.gradient = None if gradient is None else pytree.tree_flatten(gradient)[0]
         self.losses = {k: v for k, v in oracles.items()}
@@ -137,10 +176,14 @@ class Given:
     def _function(self, objective: str) -> Callable[..., Tensor]:
         found = self.losses.get(objective, self.loss)
         if found is None:
-            raise RuntimeError(f"the rule evaluates `{objective}`: pass loss=, or oracles={{{objective!r}: ...}}")
+            raise RuntimeError(
+                f"the rule evaluates `{objective}`: pass loss=, or oracles={{{objective!r}: ...}}"
+            )
         return found
 
-    def _at(self, objective: str, points: Any, data: Any) -> tuple[Callable[..., Tensor], dict[str, list[Tensor]]]:
+    def _at(
+        self, objective: str, points: Any, data: Any
+    ) -> tuple[Callable[..., Tensor], dict[str, list[Tensor]]]:
         held = self.layout.targets()
         whole = {t: list(held[t]) if p is None else list(p) for t, p in points.items()}
         function = self._function(objective)
@@ -156,7 +199,14 @@ class Given:
         return call, whole
 
     def evaluate(
-        self, objective: str, points: Any, data: Any, *, value: bool, gradients: tuple[str, ...], parts: Any = None
+        self,
+        objective: str,
+        points: Any,
+        data: Any,
+        *,
+        value: bool,
+        gradients: tuple[str, ...],
+        parts: Any = None,
     ) -> tuple[Any, dict[str, list[Any]]]:
         if self.gradient is not None and not value and all(p is None for p in points.values()):
             return None, {t: [self.gradient[i] for i in self.layout.members[t]] for t in gradients}
@@ -178,13 +228,15 @@ class Given:
     def _axes(self, objective: str) -> int:
         return int(self.layout.program.objectives.get(objective, 0))
 
-    def hvp(self, objective: str, points: Any, data: Any, wrt: str, of: str, vector: list[Tensor]) -> list[Tensor]:
+    def hvp(
+        self, objective: str, points: Any, data: Any, wrt: str, of: str, vector: list[Tensor]
+    ) -> list[Tensor]:
         call, at = self._at(objective, points, data)
 
         def product(chosen: list[Tensor]) -> Tensor:
-            g = torch.func.grad(lambda o: call({**at, wrt: chosen, of: o} if of != wrt else {**at, of: o}))(
-                chosen if of == wrt else at[of]
-            )
+            g = torch.func.grad(
+                lambda o: call({**at, wrt: chosen, of: o} if of != wrt else {**at, of: o})
+            )(chosen if of == wrt else at[of])
             return sum((a * b).sum() for a, b in zip(g, vector, strict=True))  # type: ignore[return-value]
 
         return torch.func.grad(product)(at[wrt])
@@ -193,7 +245,9 @@ class Given:
         call, at = self._at(objective, points, data)
         return torch.func.jvp(lambda c: call({**at, wrt: c}), (at[wrt],), (list(vector),))[1]
 
-    def vjp(self, objective: str, points: Any, data: Any, wrt: str, weights: Tensor) -> list[Tensor]:
+    def vjp(
+        self, objective: str, points: Any, data: Any, wrt: str, weights: Tensor
+    ) -> list[Tensor]:
         call, at = self._at(objective, points, data)
         result, back = torch.func.vjp(lambda c: call({**at, wrt: c}), at[wrt])
         return back(weights.to(result.dtype))[0]

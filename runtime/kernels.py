@@ -69,7 +69,10 @@ def kernels(backend: str, layout: Any) -> Kernels | None:
             _told = True
             import warnings
 
-            warnings.warn("optc found no C compiler: steps run as torch operations, several times slower", stacklevel=3)
+            warnings.warn(
+                "optc found no C compiler: steps run as torch operations, several times slower",
+                stacklevel=3,
+            )
         return None
     return Kernels(layout)
 
@@ -100,10 +103,16 @@ class Prepared:
         self.members = frame.members[phase.space]
         self.names, self.places = phase.columns()
         self.slots = frame.slots
-        self.inputs = {how: [p for p in phase.inputs if p.how == how] for how in ("tensor", "group", "model", "host")}
+        self.inputs = {
+            how: [p for p in phase.inputs if p.how == how]
+            for how in ("tensor", "group", "model", "host")
+        }
         self.width = 1 + max((int(p.source) for p in self.inputs["host"]), default=-1)
         self.sums = [o for o in phase.outputs if o.combine]
-        count = {how: len(self.inputs[how]) + sum(o.how == how for o in self.sums) for how in ("tensor", "group", "model")}
+        count = {
+            how: len(self.inputs[how]) + sum(o.how == how for o in self.sums)
+            for how in ("tensor", "group", "model")
+        }
         groups = len(frame.group_rows)
         self.model = torch.zeros(max(1, count["model"]), dtype=torch.float64)
         self.group = torch.zeros(max(1, count["group"]), groups, dtype=torch.float64)
@@ -121,7 +130,11 @@ class Prepared:
         return result
 
     def fits(self, frame: execute.Frame) -> bool:
-        return self.index is frame.rows.index and self.slots is frame.slots and len(frame.group_rows) == self.group.shape[1]
+        return (
+            self.index is frame.rows.index
+            and self.slots is frame.slots
+            and len(frame.group_rows) == self.group.shape[1]
+        )
 
     def _column(self, name: str, frame: execute.Frame) -> list[Any]:
         """The tensors of a column; what the phase makes itself gets memory."""
@@ -129,7 +142,9 @@ class Prepared:
             return frame.get(name)
         if name not in self.temporaries or frame.depth:
             self.temporaries[name] = [
-                torch.empty_like(t, dtype=execute.working(t[:0] if t.dim() else t).dtype, requires_grad=False)
+                torch.empty_like(
+                    t, dtype=execute.working(t[:0] if t.dim() else t).dtype, requires_grad=False
+                )
                 for t in (frame.tensors[i] for i in self.members)
             ]
         return self.temporaries[name]
@@ -139,7 +154,10 @@ class Prepared:
         kinds: dict[tuple[torch.dtype, ...], list[int]] = {}
         for k, i in enumerate(self.members):
             own = frame.tensors[i].dtype
-            key = (own, *(own if columns[n][k] is None else columns[n][k].dtype for n in self.names))
+            key = (
+                own,
+                *(own if columns[n][k] is None else columns[n][k].dtype for n in self.names),
+            )
             kinds.setdefault(key, []).append(k)
         return [Part(self, key, rows, columns, frame, layout) for key, rows in kinds.items()]
 
@@ -154,7 +172,9 @@ class Prepared:
             absent += part.run(frame, columns, first == 0)
         self._leave(frame, columns, absent)
 
-    def _leave(self, frame: execute.Frame, columns: dict[str, list[Any]], absent: list[int]) -> None:
+    def _leave(
+        self, frame: execute.Frame, columns: dict[str, list[Any]], absent: list[int]
+    ) -> None:
         """Give the results their names."""
         for output, place in zip(self.phase.outputs, self.places, strict=True):
             if output.combine:
@@ -184,16 +204,23 @@ class Part:
     """The tensors of a phase that have one signature: a table and the launch over it."""
 
     def __init__(
-        self, whole: Prepared, key: tuple[torch.dtype, ...], rows: list[int], columns: dict[str, list[Any]],
-        frame: execute.Frame, layout: Any,
-    ):  # fmt: skip
+        self,
+        whole: Prepared,
+        key: tuple[torch.dtype, ...],
+        rows: list[int],
+        columns: dict[str, list[Any]],
+        frame: execute.Frame,
+        layout: Any,
+    ):
         self.whole, self.rows = whole, torch.tensor(rows)
         self.everything = rows == list(range(len(whole.members)))
         self.picked = rows
         places = [whole.members[k] for k in rows]
         parameters = [frame.tensors[i] for i in places]
         names = [layout.names[i] or f"parameter {i}" for i in places]
-        target = next((n for n in whole.names if n.startswith("slot:") and _is_target(n, frame.program)), "")
+        target = next(
+            (n for n in whole.names if n.startswith("slot:") and _is_target(n, frame.program)), ""
+        )
         given: list[Any] = [self._pick(columns[n]) for n in whole.names]
         dtypes = list(key[1:])
         self.own = whole.names.index(target) if target else len(given)
@@ -205,18 +232,33 @@ class Part:
         written = sorted({p for p in whole.places if p >= 0})
         sizes = [frame.tensors[i].numel() for i in whole.members]
         offsets = list(accumulate(sizes, initial=0))
-        self.table = Table(given, dtypes, parameter=self.own, fresh=fresh, written=written, names=names,
-                           cell_offset=[offsets[k] for k in rows])  # fmt: skip
-        self.host = torch.zeros(max(1, len(frame.rows.distinct)), max(1, whole.width), dtype=torch.float64)
+        self.table = Table(
+            given,
+            dtypes,
+            parameter=self.own,
+            fresh=fresh,
+            written=written,
+            names=names,
+            cell_offset=[offsets[k] for k in rows],
+        )
+        self.host = torch.zeros(
+            max(1, len(frame.rows.distinct)), max(1, whole.width), dtype=torch.float64
+        )
         self.tensor = torch.zeros(whole.tensor_count, len(rows), dtype=torch.float64)
         work = "f64" if key[0] == torch.float64 else "f32"
         signature = (work, *(CODES[d] for d in key[1:]))
         self.launch = Launch(
-            kernel(whole.phase, signature, frame.program), self.table, host=self.host,
-            host_row=[frame.rows.index[i] for i in places], group_of_row=[frame.groups[i] for i in places],
-            tensor_values=self.tensor, group_values=whole.group, model_values=whole.model,
-            reductions=whole.reductions, seed=frame.seed,
-        )  # fmt: skip
+            kernel(whole.phase, signature, frame.program),
+            self.table,
+            host=self.host,
+            host_row=[frame.rows.index[i] for i in places],
+            group_of_row=[frame.groups[i] for i in places],
+            tensor_values=self.tensor,
+            group_values=whole.group,
+            model_values=whole.model,
+            reductions=whole.reductions,
+            seed=frame.seed,
+        )
 
     def _pick(self, column: list[Any]) -> list[Any]:
         return column if self.everything else [column[k] for k in self.picked]
@@ -226,17 +268,29 @@ class Part:
         whole, table = self.whole, self.table
         for place, port in enumerate(whole.inputs["tensor"]):
             value = frame.get(port.source)
-            stacked = value if isinstance(value, Tensor) else torch.stack([torch.as_tensor(v).double() for v in value])
+            stacked = (
+                value
+                if isinstance(value, Tensor)
+                else torch.stack([torch.as_tensor(v).double() for v in value])
+            )
             self.tensor[place] = stacked[self.rows]
         if whole.width:
-            self.host.copy_(torch.tensor([row[: whole.width] for row in frame.rows.distinct], dtype=torch.float64))
+            self.host.copy_(
+                torch.tensor(
+                    [row[: whole.width] for row in frame.rows.distinct], dtype=torch.float64
+                )
+            )
         if self.fresh:
             table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
         self.launch.run(call=frame.call, first=first)
         for row in table.eager:
             self._eagerly(row, frame, columns)
         gone = bytes(table._verdict).count(ABSENT)  # a scan in C: most steps have none
-        absent = [k for k, word in zip(self.picked, table.verdicts, strict=True) if word == "absent"] if gone else []
+        absent = (
+            [k for k, word in zip(self.picked, table.verdicts, strict=True) if word == "absent"]
+            if gone
+            else []
+        )
         table.release()
         return absent
 
@@ -253,8 +307,11 @@ class Part:
                 columns[whole.names[place]][k].copy_(result)
                 continue
             end = next(sums)
-            target = {"model": lambda e=end: whole.model[e.slot], "tensor": lambda e=end: self.tensor[e.slot, row],
-                      "group": lambda e=end: whole.group[e.slot, frame.groups[i]]}[output.how]()  # fmt: skip
+            target = {
+                "model": lambda e=end: whole.model[e.slot],
+                "tensor": lambda e=end: self.tensor[e.slot, row],
+                "group": lambda e=end: whole.group[e.slot, frame.groups[i]],
+            }[output.how]()
             target.copy_(cells.combine(end.operation, [target, torch.as_tensor(result).double()]))
 
 

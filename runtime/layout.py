@@ -1,4 +1,4 @@
-"""Which tensors a step runs on: their order, domains, groups, and the scalars that the host knows."""
+"""Which tensors a step runs on: order, domains, groups, and the scalars of the host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Layout:
             taken = {i for s in domain.siblings for i in self.members[s]}
             where = domain.where
             self.members[name] = [
-                i for i in places if i not in taken and (where is None or where(self._facts(i, groups)))
+                i
+                for i in places
+                if i not in taken and (where is None or where(self._facts(i, groups)))
             ]
         self.wrapped = any(to_local(p) is not p for p in self.params)
         self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
@@ -58,7 +60,9 @@ class Layout:
         """The tensors as this process holds them, complex ones as pairs of reals."""
         return self._locals if self._locals is not None else [to_local(p) for p in self.params]
 
-    def host(self, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]) -> HostRows:
+    def host(
+        self, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]
+    ) -> HostRows:
         return HostRows(self, groups, t, call, steps, inputs)
 
 
@@ -71,19 +75,25 @@ def _refuse_twice(params: list[Tensor], names: list[str]) -> None:
 
 
 def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
-    """What a leaf of a host expression is for tensor i: an option of its group, or a fact about it."""
+    """A leaf of a host expression for tensor i: an option of its group, or a fact about it."""
     if leaf[0] == "option":
         return option(group, leaf)
     what, patterns, place = leaf[1], leaf[2], leaf[3]
     p = layout.params[i]
     if what in ("name", "module", "dtype"):
-        text = {"name": layout.names[i], "module": layout.modules[i], "dtype": str(p.dtype)[6:]}[what]
+        text = {"name": layout.names[i], "module": layout.modules[i], "dtype": str(p.dtype)[6:]}[
+            what
+        ]
         return any(fnmatch.fnmatchcase(text, x) for x in patterns)
     shape = p.shape
     rows = shape[0] if len(shape) else 1
     if what == "shape":
         return float(shape[place]) if place < len(shape) else 1.0
-    return float({"ndim": len(shape), "rows": rows, "cols": p.numel() // max(1, rows), "numel": p.numel()}[what])
+    return float(
+        {"ndim": len(shape), "rows": rows, "cols": p.numel() // max(1, rows), "numel": p.numel()}[
+            what
+        ]
+    )
 
 
 def option(group: dict[str, Any], leaf: Any) -> Any:
@@ -109,7 +119,15 @@ class Rows:
 class HostRows:
     """Evaluates host expressions: once for each different (group, t, facts) of a tensor."""
 
-    def __init__(self, layout: Layout, groups: Any, t: list[int] | int, call: int, steps: int, inputs: dict[str, Any]):
+    def __init__(
+        self,
+        layout: Layout,
+        groups: Any,
+        t: list[int] | int,
+        call: int,
+        steps: int,
+        inputs: dict[str, Any],
+    ):
         self.layout, self.groups, self.t, self.call, self.steps = layout, groups, t, call, steps
         self.inputs = inputs
         self.done: dict[int, list[tuple[Any, ...]]] = {}
@@ -118,7 +136,9 @@ class HostRows:
         host = self.layout.program.conditions
         if not host.names:
             return ()
-        return tuple(bool(x) for x in host.module.forward(*(self._leaf(v, 0, None) for _, v in host.leaves)))
+        return tuple(
+            bool(x) for x in host.module.forward(*(self._leaf(v, 0, None) for _, v in host.leaves))
+        )
 
     def rows(self, host: Host) -> Rows:
         """The distinct rows, and which of them is each tensor's."""
@@ -130,7 +150,11 @@ class HostRows:
             index = layout.index("groups", lambda: list(layout.groups))
             return Rows(self.group_rows(host), index)
         keys = [
-            (g, 0 if isinstance(t, int) else t[i], tuple(fact(v, layout, i, self.groups[g]) for v in facts))
+            (
+                g,
+                0 if isinstance(t, int) else t[i],
+                tuple(fact(v, layout, i, self.groups[g]) for v in facts),
+            )
             for i, g in enumerate(layout.groups)
         ]
         first: dict[Any, int] = {}
@@ -138,15 +162,22 @@ class HostRows:
             first.setdefault(key, i)
         order = {key: n for n, key in enumerate(first)}
         index = layout.index(tuple(order[k] for k in keys), lambda: [order[k] for k in keys])
-        return Rows([host.module.forward(*(self._leaf(v, layout.groups[i], i) for _, v in host.leaves))
-                     for i in first.values()], index)  # fmt: skip
+        return Rows(
+            [
+                host.module.forward(*(self._leaf(v, layout.groups[i], i) for _, v in host.leaves))
+                for i in first.values()
+            ],
+            index,
+        )
 
     def group_rows(self, host: Host) -> list[tuple[Any, ...]]:
         """A row for each group, with the clocks of its first tensor."""
         if id(host) not in self.done:
             first = self.layout.first
             self.done[id(host)] = [
-                tuple(host.module.forward(*(self._leaf(v, g, first.get(g)) for _, v in host.leaves)))
+                tuple(
+                    host.module.forward(*(self._leaf(v, g, first.get(g)) for _, v in host.leaves))
+                )
                 for g in range(len(self.groups))
             ]
         return self.done[id(host)]
@@ -155,7 +186,9 @@ class HostRows:
         kind = leaf[0]
         if kind == "option":
             if leaf[3] and len({option(group, leaf) for group in self.groups}) > 1:
-                raise ValueError(f"the groups must agree on {leaf[1]!r}: {self.layout.program.name} needs one for all")
+                raise ValueError(
+                    f"the groups must agree on {leaf[1]!r}: the rule needs one value for all"
+                )
             return option(self.groups[g], leaf)
         if kind == "clock":
             return self._clock(leaf, i)
@@ -182,7 +215,9 @@ class HostRows:
             return float(value.item() if isinstance(value, torch.Tensor) else value)
         per = self.inputs.get("steps_per_epoch")
         if name in ("epoch", "new_epoch") and per:
-            return float((self.call - 1) // int(per) if name == "epoch" else (self.call - 1) % int(per) == 0)
+            return float(
+                (self.call - 1) // int(per) if name == "epoch" else (self.call - 1) % int(per) == 0
+            )
         raise RuntimeError(
-            f"{self.layout.program.name} reads the input `{name}`: give it with optimizer.supply({name}=...)"
+            f"{self.layout.program.name} reads `{name}`: give it by optimizer.supply({name}=...)"
         )

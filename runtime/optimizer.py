@@ -20,8 +20,9 @@ from .state import Slots, to_local
 class Optimizer(torch.optim.Optimizer):
     """What all compiled rules share. `optimizer_class(program)` makes the class of one rule.
 
-    Every option of the rule is a hyper-parameter of the groups, read anew at each step. Slots are kept
-    in `state[p]` under `step name.slot name`; what belongs to no single tensor is kept with the first.
+    Every option of the rule is a hyper-parameter of the groups, read anew at each step. Slots are
+    kept in `state[p]` under `step name.slot name`; what belongs to no single tensor is kept with
+    the first.
     """
 
     program: Program
@@ -38,7 +39,9 @@ class Optimizer(torch.optim.Optimizer):
         program = self.program
         names = list(program.options)
         if len(args) > len(names):
-            raise TypeError(f"{program.name} takes at most {len(names)} options: {', '.join(names)}")
+            raise TypeError(
+                f"{program.name} takes at most {len(names)} options: {', '.join(names)}"
+            )
         options.update(zip(names, args, strict=False))
         for name in ("foreach", "fused", "capturable", "differentiable"):
             if options.get(name) and name not in names:
@@ -48,7 +51,9 @@ class Optimizer(torch.optim.Optimizer):
                 options.pop(name, None)
         unknown = [n for n in options if n not in names]
         if unknown:
-            raise TypeError(f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}")
+            raise TypeError(
+                f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}"
+            )
         if backend not in ("auto", "eager", "c", "inductor"):
             raise ValueError(f"Invalid backend: {backend!r}; one of auto, eager, c, inductor")
         missing = [n for n, d in program.options.items() if d is None and n not in options]
@@ -93,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its options are checked, and what it leaves out is as in the first groups."""
+        """Add a group; its options are checked, what it leaves out has its default."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name, bound in self.program.bounds.items():
@@ -108,12 +113,17 @@ class Optimizer(torch.optim.Optimizer):
             if p.is_sparse:
                 raise ValueError("Invalid parameter: sparse tensors are not supported")
         if self.param_groups[0] is not group:
-            group["calls"], group["steps"] = self.param_groups[0]["calls"], self.param_groups[0]["steps"]
+            group["calls"], group["steps"] = (
+                self.param_groups[0]["calls"],
+                self.param_groups[0]["steps"],
+            )
         self._layout = None
 
     # Loops that give more than gradients --------------------------------------------------
 
-    def bind(self, model: torch.nn.Module | None = None, objective: Any = None, **more: Any) -> Optimizer:
+    def bind(
+        self, model: torch.nn.Module | None = None, objective: Any = None, **more: Any
+    ) -> Optimizer:
         """Tell the rule how to evaluate its losses at any point: see `runtime.loops.Objective`."""
         layout = self._arrange()
         self._bound = Objective(layout.targets(), model=model, objective=objective, **more)
@@ -127,7 +137,9 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.compiler.disable
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, objective: Any = None, batch: Any = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, objective: Any = None, batch: Any = None
+    ) -> Any:
         """Run the rule once; returns the loss of the first evaluation, where the loop gives one."""
         layout = self._arrange()
         loop = self._loop(layout, closure, objective)
@@ -162,11 +174,21 @@ class Optimizer(torch.optim.Optimizer):
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions())
         frame = execute.Frame(
-            self.program, layout.locals(), layout.members, layout.groups, slots.columns, host.rows(plan.host),
-            host.group_rows(plan.host), loop, batch, call, int(first["seed"]),
-            [bool(g["maximize"]) for g in self.param_groups], kernels=self._printer(layout),
+            self.program,
+            layout.locals(),
+            layout.members,
+            layout.groups,
+            slots.columns,
+            host.rows(plan.host),
+            host.group_rows(plan.host),
+            loop,
+            batch,
+            call,
+            int(first["seed"]),
+            [bool(g["maximize"]) for g in self.param_groups],
+            kernels=self._printer(layout),
             wrapped=layout.wrapped,
-        )  # fmt: skip
+        )
         slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
@@ -196,7 +218,7 @@ class Optimizer(torch.optim.Optimizer):
     # Evaluation ---------------------------------------------------------------------------
 
     def eval(self) -> None:
-        """Put the point of evaluation (an average, say) into the parameters; nothing if it is held."""
+        """Put the point of evaluation (an average, say) into the parameters, unless it is there."""
         self._swap(True)
 
     def train(self, mode: bool = True) -> None:
@@ -262,6 +284,8 @@ def _reduce(self: Optimizer, protocol: int) -> Any:
     return _rebuilt, (program.rebuild, *program.origin), self.__getstate__()
 
 
-def _rebuilt(compile: Callable[[str, str, str], Program], path: str, text: str, rule: str) -> Optimizer:
+def _rebuilt(
+    compile: Callable[[str, str, str], Program], path: str, text: str, rule: str
+) -> Optimizer:
     made = optimizer_class(compile(path, text, rule))
     return made.__new__(made)

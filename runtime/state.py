@@ -24,8 +24,8 @@ def to_local(p: Tensor) -> Tensor:
 class Slots:
     """The slots of a rule as columns over the tensors, kept in the optimizer's state.
 
-    A slot over cells or tensors is kept with each parameter; one of the model or of a group with the
-    first parameter. State of bfloat16 and float16 parameters is float32.
+    A slot over cells or tensors is kept with each parameter; one of the model or of a group with
+    the first parameter. State of bfloat16 and float16 parameters is float32.
     """
 
     def __init__(self, program: Program, layout: Any, state: Any):
@@ -34,7 +34,9 @@ class Slots:
         for name in program.targets:
             self.columns[name] = [to_local(layout.params[i]) for i in layout.members[name]]
         self._clocks()
-        self.pending = [s for s, spec in program.slots.items() if spec.kind == "state" and not self._find(s)]
+        self.pending = [
+            s for s, spec in program.slots.items() if spec.kind == "state" and not self._find(s)
+        ]
 
     def _clocks(self) -> None:
         """One vector of steps; `state[p]["step"]` is a view of its place."""
@@ -75,7 +77,9 @@ class Slots:
                 self.columns[slot] = list(value.unbind()) if spec.reach == "group" else value
                 return True
             return False
-        column = [self.state[self.layout.params[i]].get(slot) for i in self.layout.members[spec.domain]]
+        column = [
+            self.state[self.layout.params[i]].get(slot) for i in self.layout.members[spec.domain]
+        ]
         self.columns[slot] = column
         return all(c is not None for c in column)
 
@@ -88,17 +92,29 @@ class Slots:
         self.pending = []
         frame.slots = self.columns
 
-    def _begin(self, slot: str, frame: execute.Frame, start: Callable[[str], Plan], host: Any) -> None:
+    def _begin(
+        self, slot: str, frame: execute.Frame, start: Callable[[str], Plan], host: Any
+    ) -> None:
         spec = self.program.slots[slot]
         if not spec.axes and isinstance(spec.init, int | float | bool):
             values: Any = spec.init
         else:
             plan = start(slot)
             inner = execute.Frame(
-                self.program, frame.tensors, frame.members, frame.groups, self.columns, host.rows(plan.host),
-                host.group_rows(plan.host), frame.loop, frame.batch, frame.call, frame.seed, frame.maximize,
+                self.program,
+                frame.tensors,
+                frame.members,
+                frame.groups,
+                self.columns,
+                host.rows(plan.host),
+                host.group_rows(plan.host),
+                frame.loop,
+                frame.batch,
+                frame.call,
+                frame.seed,
+                frame.maximize,
                 functional=True,
-            )  # fmt: skip
+            )
             execute.run(plan, inner)
             values = inner.get(plan.metrics["value"])
         if spec.reach in ("model", "group"):
@@ -108,13 +124,16 @@ class Slots:
         for k, i in enumerate(self.layout.members[spec.domain]):
             p = self.layout.params[i]
             if column[k] is None:
-                column[k] = self.state[p][slot] = fresh(values[k] if isinstance(values, list) else values,
-                                                        frame.tensors[i], spec)  # fmt: skip
+                column[k] = self.state[p][slot] = fresh(
+                    values[k] if isinstance(values, list) else values, frame.tensors[i], spec
+                )
 
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
         count = len(set(self.layout.groups)) or 1
         if not isinstance(values, list):
-            values = torch.as_tensor(values, dtype=torch.bool if spec.logical else torch.float64).clone()
+            values = torch.as_tensor(
+                values, dtype=torch.bool if spec.logical else torch.float64
+            ).clone()
             values = [values.clone() for _ in range(count)] if spec.reach == "group" else values
         if spec.reach == "group":
             whole = torch.stack([v.double() for v in values])
@@ -126,7 +145,9 @@ class Slots:
 
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, float32 under low-precision parameters."""
-    dtype = torch.bool if spec.logical else torch.float32 if like.dtype in execute.LOW else like.dtype
+    dtype = (
+        torch.bool if spec.logical else torch.float32 if like.dtype in execute.LOW else like.dtype
+    )
     if spec.reach == "tensor" and not spec.axes:
         return torch.as_tensor(value, dtype=torch.bool if spec.logical else torch.float64).clone()
     if not isinstance(value, Tensor):

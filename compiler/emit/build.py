@@ -18,7 +18,7 @@ LIKE = object()
 
 
 class Builder:
-    """Builds one phase. `mode`: c (kernel over elements), t (torch on one tensor), m (the model)."""
+    """Builds one phase. `mode`: c (kernel), t (torch on one tensor), m (the model)."""
 
     def __init__(self, low: Any, level: int, mode: str, anchors: list[Node]):
         self.low, self.level, self.mode, self.anchors = low, level, mode, anchors
@@ -36,7 +36,9 @@ class Builder:
             if node in self.values:
                 continue
             if node.op == "random":
-                self.values[node] = self._holder(node, node["how"], f"{node['how']}:{node['stream']}", "draw")
+                self.values[node] = self._holder(
+                    node, node["how"], f"{node['how']}:{node['stream']}", "draw"
+                )
                 continue
             inputs = [self._value(i, node) for i in node.inputs]
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
@@ -65,10 +67,22 @@ class Builder:
 
     def _boundary(self, node: Node) -> bool:
         """Whether a node's value is there before the phase begins."""
-        if node in self.anchors and not (node in self.low.bound):
+        if node in self.anchors and node not in self.low.bound:
             return False
         cls = self.low.cls[node]
-        if cls in ("leaf", "host", "data", "ask", "call", "loop", "out", "route", "draw", "comm", "r"):
+        if cls in (
+            "leaf",
+            "host",
+            "data",
+            "ask",
+            "call",
+            "loop",
+            "out",
+            "route",
+            "draw",
+            "comm",
+            "r",
+        ):
             return True
         ready = self.low.ready.get(node)
         if ready is not None and ready < self.level:
@@ -106,7 +120,9 @@ class Builder:
     def _value(self, node: Node, user: Node) -> Any:
         value = self.values[node]
         if user.op == "back" and node.type.reach == "model" and isinstance(value, fx.Node):
-            return self._holder(("slice", node), _friendly(node) + "_part", self.low.name(node), "slice")
+            return self._holder(
+                ("slice", node), _friendly(node) + "_part", self.low.name(node), "slice"
+            )
         return value
 
     def _like(self) -> Any:
@@ -130,14 +146,20 @@ class Builder:
         if isinstance(axis.size, Node):
             if axis.size.op == "const":
                 return int(axis.size["value"])
-            return self._holder(("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host")
+            return self._holder(
+                ("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host"
+            )
         if axis.name == "rows":
             return self.graph.call_function(cells.rows, (self._like(),))
         if axis.name == "cols":
             return self.graph.call_function(cells.columns, (self._like(),))
         for node, value in self.values.items():
             for place, other in enumerate(node.type.axes):
-                if other.name == axis.name and isinstance(value, fx.Node) and self._has_axis(node, other):
+                if (
+                    other.name == axis.name
+                    and isinstance(value, fx.Node)
+                    and self._has_axis(node, other)
+                ):
                     return self.graph.call_function(cells.length, (value, place))
         raise AssertionError(f"nothing in this phase says how many places the axis {axis.name} has")
 
@@ -150,7 +172,9 @@ def _friendly(node: Node) -> str:
     raw = {
         "read": lambda: node["slot"].split(".")[-1],
         "gradient": lambda: "grad",
-        "option": lambda: node["name"] + (f"_{node['place']}" if node.get("place", -1) >= 0 else ""),
+        "option": lambda: (
+            node["name"] + (f"_{node['place']}" if node.get("place", -1) >= 0 else "")
+        ),
         "clock": lambda: node["which"],
         "input": lambda: node["name"],
     }.get(node.op, lambda: f"{node.op}_{node.number}")()

@@ -1,9 +1,9 @@
 """Prints an element-wise phase as C over a pointer table.
 
 One function runs a range of chunks; a chunk is a stretch of one tensor. What is coarser than an
-element is computed once a chunk in double (the head), elements in the working type (the body), sums in
-16 double lanes that are added in a fixed order. Only numbers and names made here are printed: no text
-of a spec reaches the compiler.
+element is computed once a chunk in double (the head), elements in the working type (the body), sums
+in 16 double lanes that are added in a fixed order. Only numbers and names made here are printed: no
+text of a spec reaches the compiler.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class _Printer:
         return "f" if self.signature[0] == "f32" else ""
 
     def operand(self, value: Any, coarse: bool) -> str:
-        """A value as C: a number, a head variable (cast once where the body reads it), a body variable."""
+        """A value as C: a number, a head variable (cast once where the body reads it), a body
+        variable.
+        """
         if not isinstance(value, fx.Node):
             return number(value, "double" if coarse else self.real)
         name, is_coarse = self.names[value]
@@ -90,7 +92,7 @@ def number(value: Any, kind: str) -> str:
 
 
 def layout(phase: Compute) -> dict[str, list[Any]]:
-    """Where each port finds its value: columns of the table, places among the values of each reach."""
+    """Where each port finds its value: a column, or a place among the values of its reach."""
     places: dict[str, list[Any]] = {"cell": [], "tensor": [], "group": [], "model": [], "host": []}
     for port in phase.inputs:
         if port.how in places:
@@ -148,12 +150,18 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
 
 def _call(p: _Printer, node: fx.Node) -> None:
     if node.target is fold_cells:  # the sum itself is taken in `_results`
-        p.names[node] = p.names.get(node.args[0], ("", False)) if isinstance(node.args[0], fx.Node) else ("", False)
+        p.names[node] = (
+            p.names.get(node.args[0], ("", False))
+            if isinstance(node.args[0], fx.Node)
+            else ("", False)
+        )
         return
     if node.target is spread:
         value = node.args[0]
         coarse = not isinstance(value, fx.Node) or p.names[value][1]
-        p.define(node, p.operand(value, False), False) if coarse else p.names.__setitem__(node, p.names[value])
+        p.define(node, p.operand(value, False), False) if coarse else p.names.__setitem__(
+            node, p.names[value]
+        )
         return
     if getattr(node.target, "__name__", "") == "tensor":  # a truth value written out
         p.define(node, number(node.args[0], "int"), True, True)
@@ -174,7 +182,11 @@ def _results(p: _Printer, values: Any) -> tuple[list[str], list[tuple[str, str]]
     _, places = p.phase.columns()
     for output, value, place in zip(p.phase.outputs, values, places, strict=True):
         if output.combine:
-            source = value.args[0] if isinstance(value, fx.Node) and value.target is fold_cells else value
+            source = (
+                value.args[0]
+                if isinstance(value, fx.Node) and value.target is fold_cells
+                else value
+            )
             sums.append((FINISH[output.combine], p.operand(source, False)))
         else:
             kind = p.signature[1 + place]
@@ -189,10 +201,14 @@ def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, s
     for k, kind in enumerate(p.signature[1:]):
         type = C_TYPE[kind] if k in written else f"const {C_TYPE[kind]}"
         pointers.append(f"{type} *c{k} = ({type} *)a->addr[{k} * a->rows + r] + start;")
-    lanes = [f"double s{k}[{LANES}]; for (int j = 0; j < {LANES}; ++j) s{k}[j] = {_START[how]};"
-             for k, (how, _) in enumerate(sums)]  # fmt: skip
+    lanes = [
+        f"double s{k}[{LANES}]; for (int j = 0; j < {LANES}; ++j) s{k}[j] = {_START[how]};"
+        for k, (how, _) in enumerate(sums)
+    ]
     inner = [*p.body, *stores]
-    adds = [_ADD[how].format(f"s{k}[j]", f"(double)({value})") for k, (how, value) in enumerate(sums)]
+    adds = [
+        _ADD[how].format(f"s{k}[j]", f"(double)({value})") for k, (how, value) in enumerate(sums)
+    ]
     finish = []
     for k, (how, _) in enumerate(sums):
         finish.append(f"a->partials[c * {len(sums)} + {k}] = optc_lanes_{how}(s{k});")
@@ -201,8 +217,12 @@ def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, s
         "const int64_t r = a->chunk_row[c], start = a->chunk_start[c];",
         "const int64_t n = optc_length(a, c);",
         "const double *h = a->host + a->host_row[r] * a->host_stride; (void)h;",
-        *pointers, *p.head, *lanes, *loop, *finish,
-    ]  # fmt: skip
+        *pointers,
+        *p.head,
+        *lanes,
+        *loop,
+        *finish,
+    ]
     text = "\n".join("    " + line for line in lines)
     return (
         f"void {name}(const optc_args *a, int64_t begin, int64_t end) {{\n"
@@ -220,6 +240,11 @@ def _blocks(inner: list[str], adds: list[str]) -> list[str]:
     return [
         f"int64_t b = 0; for (; b + {LANES} <= n; b += {LANES}) {{",
         "  OPTC_VECTOR",
-        f"  for (int j = 0; j < {LANES}; ++j) {{", *("  " + x for x in body), "  }", "}",
-        "for (int j = 0; j < n - b; ++j) {", *body, "}",
-    ]  # fmt: skip
+        f"  for (int j = 0; j < {LANES}; ++j) {{",
+        *("  " + x for x in body),
+        "  }",
+        "}",
+        "for (int j = 0; j < n - b; ++j) {",
+        *body,
+        "}",
+    ]

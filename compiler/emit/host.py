@@ -27,7 +27,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def host_module(roots: list[Node]) -> Host:
-    """The graph that gives the roots from their leaves: options, clocks, inputs, facts of a tensor."""
+    """The graph that gives the roots from their leaves: options, clocks, inputs, facts."""
     graph = fx.Graph()
     leaves: list[tuple[str, Any]] = []
     values: dict[Node, Any] = {}
@@ -41,7 +41,9 @@ def host_module(roots: list[Node]) -> Host:
         if node in values:
             continue
         if node.op == "const":
-            values[node] = node["value"] if isinstance(node["value"], bool) else float(node["value"])
+            values[node] = (
+                node["value"] if isinstance(node["value"], bool) else float(node["value"])
+            )
         else:
             inputs = tuple(values[i] for i in node.inputs)
             if all(isinstance(x, bool | float) for x in inputs):

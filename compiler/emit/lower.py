@@ -1,9 +1,10 @@
-"""A graph becomes a plan of phases: nodes fuse while their space is the same and no cut lies between.
+"""A graph becomes a plan of phases: nodes fuse while their space is the same and no cut lies
+between.
 
 Element-wise nodes float: they belong to no phase by themselves but are computed where their results
-are needed, from what is in memory there. What must be in memory are the anchors: writes, reductions,
-points of evaluations, inputs of matrix phases. An anchor's level is the largest number of cuts on a
-path to it; anchors of one level, domain and presence make one phase.
+are needed, from what is in memory there. What must be in memory are the anchors: writes,
+reductions, points of evaluations, inputs of matrix phases. An anchor's level is the largest number
+of cuts on a path to it; anchors of one level, domain and presence make one phase.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ def label(axis: Axis) -> str:
 class Lowering:
     """Lowers the roots of a graph (or a loop's body) to phases."""
 
-    def __init__(self, graph: Graph, roots: list[Node], bound: Iterable[Node] = (), hosts: list[Node] | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        roots: list[Node],
+        bound: Iterable[Node] = (),
+        hosts: list[Node] | None = None,
+    ):
         self.graph, self.roots = graph, roots
         self.bound = set(bound)  # values that are there already: a loop's parameters and captures
         self.hosts: list[Node] = hosts if hosts is not None else []
@@ -72,7 +79,12 @@ class Lowering:
         r (a reduction that ends a pass over cells)."""
         if n in self.bound or n.op in ("read", "parameter"):
             return "leaf"
-        if n.known <= HOST and n.type.kind == "array" and n.type.reach not in FINE and not n.type.axes:
+        if (
+            n.known <= HOST
+            and n.type.kind == "array"
+            and n.type.reach not in FINE
+            and not n.type.axes
+        ):
             return "host"
         if n.op == "random" and n.type.reach == "element" and not n.type.axes and not n.inputs:
             return "c"  # drawn again wherever it is needed
@@ -81,18 +93,29 @@ class Lowering:
             return fixed
         reach, inputs = n.type.reach, n.inputs
         classes = {self.cls[i] for i in inputs}
-        if n.op in ("reduce", "contract", "flat") and reach in ("group", "model") and any(
-            i.type.reach not in ("group", "model") for i in inputs
+        if (
+            n.op in ("reduce", "contract", "flat")
+            and reach in ("group", "model")
+            and any(i.type.reach not in ("group", "model") for i in inputs)
         ):
             return "r"
         plain = not n.type.axes and not any(i.type.axes for i in inputs)
-        if n.op == "reduce" and n["over"] == "tensor" and plain and inputs[0].type.reach == "element":
+        if (
+            n.op == "reduce"
+            and n["over"] == "tensor"
+            and plain
+            and inputs[0].type.reach == "element"
+        ):
             return "r" if self._c_able(inputs[0]) else "t"
         if plain and (n.op in OPS or n.op == "expand"):
             if reach == "element":
-                return "c" if all(self._c_able(i) or i.type.reach not in FINE for i in inputs) else "t"
+                return (
+                    "c" if all(self._c_able(i) or i.type.reach not in FINE for i in inputs) else "t"
+                )
             if reach in ("tensor", "group", "model"):
-                return "t" if "t" in classes and reach == "tensor" else "m" if "m" in classes else "s"
+                return (
+                    "t" if "t" in classes and reach == "tensor" else "m" if "m" in classes else "s"
+                )
         return "m" if reach in ("group", "model") else "t"
 
     def _c_able(self, n: Node) -> bool:
@@ -111,7 +134,9 @@ class Lowering:
     def _level(self, n: Node) -> int:
         if self.cls[n] in ("leaf", "host"):
             return 0
-        return max((self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level), default=0)
+        return max(
+            (self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level), default=0
+        )
 
     def _cut(self, i: Node, n: Node) -> int:
         a, b = self.cls[i], self.cls[n]
@@ -156,7 +181,15 @@ class Lowering:
         """Anchors with equal keys are computed in one phase."""
         if self.cls[n] == "r":
             source = next(i for i in n.inputs if i.type.reach not in ("group", "model"))
-            kernel = self.cls[source] in ("c", "leaf", "ask", "route", "draw", "t", "out") and self._kernel_sum(n, source)
+            kernel = self.cls[source] in (
+                "c",
+                "leaf",
+                "ask",
+                "route",
+                "draw",
+                "t",
+                "out",
+            ) and self._kernel_sum(n, source)
             return (level, 1, "c" if kernel else "t", source.type.domain, self.absent[source])
         if self.cls[n] == "c":
             return (level, 2, "c", n.type.domain, self.absent[n])
@@ -165,8 +198,12 @@ class Lowering:
         return (level, 1, "t", n.type.domain, self.absent[n])
 
     def _kernel_sum(self, n: Node, source: Node) -> bool:
-        return n.op == "reduce" and self._c_able(source) and n["how"] in ("sum", "max", "min", "any", "all") and (
-            self.cls[source] != "t")  # fmt: skip
+        return (
+            n.op == "reduce"
+            and self._c_able(source)
+            and n["how"] in ("sum", "max", "min", "any", "all")
+            and (self.cls[source] != "t")
+        )
 
     # Phases ---------------------------------------------------------------------------------
 
@@ -195,7 +232,14 @@ class Lowering:
         module, inputs = builder.build()
         outputs = [self._output(n) for n in nodes]
         name = {"c": "elementwise", "t": "matrix", "m": "scalar"}[mode]
-        return Compute(f"{name}_{nodes[0].number}", "kernel" if mode == "c" else "torch", space, inputs, outputs, module)
+        return Compute(
+            f"{name}_{nodes[0].number}",
+            "kernel" if mode == "c" else "torch",
+            space,
+            inputs,
+            outputs,
+            module,
+        )
 
     def _output(self, n: Node) -> Output:
         if self.cls[n] == "r":
@@ -212,11 +256,23 @@ class Lowering:
             attributes = dict(n.attrs)
             attributes["axes"] = [(label(a), self._size(a)) for a in n.type.axes]
             attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
-            return Call(f"{n.op}_{n.number}", n.op, [self.name(i) for i in n.inputs], f"v{n.number}", attributes)
+            return Call(
+                f"{n.op}_{n.number}",
+                n.op,
+                [self.name(i) for i in n.inputs],
+                f"v{n.number}",
+                attributes,
+            )
         if cls == "route":
             domains = n["domains"] if n.op == "merge" else (n.type.domain,)
-            return Route(f"{n.op}_{n.number}", n.op, [self.name(i) for i in n.inputs], f"v{n.number}",
-                         n.inputs[0].type.domain, domains)  # fmt: skip
+            return Route(
+                f"{n.op}_{n.number}",
+                n.op,
+                [self.name(i) for i in n.inputs],
+                f"v{n.number}",
+                n.inputs[0].type.domain,
+                domains,
+            )
         if cls == "loop":
             return self._loop(n)
         return None
@@ -243,7 +299,11 @@ class Lowering:
         at = n.inputs[0]
         plain = n.op in ("value", "gradient")
         if plain:
-            reads = [x for x in self.order if x.op in ("value", "gradient") and x.inputs[0] is at and x not in self.bound]
+            reads = [
+                x
+                for x in self.order
+                if x.op in ("value", "gradient") and x.inputs[0] is at and x not in self.bound
+            ]
             if reads[0] is not n:
                 return None  # type: ignore[return-value]
         else:
@@ -258,36 +318,67 @@ class Lowering:
         for x in () if plain else n.inputs[1:]:
             axes.update({label(a): a for a in x.type.axes if not any(a.same(o) for o in own)})
         layouts = {
-            self.name(x): tuple(label(a) for a in x.type.axes) for x in (*at.inputs, *n.inputs[1:]) if x.type.axes
+            self.name(x): tuple(label(a) for a in x.type.axes)
+            for x in (*at.inputs, *n.inputs[1:])
+            if x.type.axes
         }
         return Evaluate(
-            f"evaluate_{n.number}", at["objective"], points, self.name(at.inputs[len(targets)]),
-            [Read(f"v{r.number}", r.op, r.get("wrt", ""), r.get("of", ""),
-                  self.name(r.inputs[1]) if len(r.inputs) > 1 else "") for r in reads],
-            tuple(axes), layouts, {k: self._size(a) for k, a in axes.items()},
-        )  # fmt: skip
+            f"evaluate_{n.number}",
+            at["objective"],
+            points,
+            self.name(at.inputs[len(targets)]),
+            [
+                Read(
+                    f"v{r.number}",
+                    r.op,
+                    r.get("wrt", ""),
+                    r.get("of", ""),
+                    self.name(r.inputs[1]) if len(r.inputs) > 1 else "",
+                )
+                for r in reads
+            ],
+            tuple(axes),
+            layouts,
+            {k: self._size(a) for k, a in axes.items()},
+        )
 
     def _loop(self, n: Node) -> Loop:
         region: Region = n["body"]
         roots = [*region.outputs, *([region.until] if region.until else [])]
         free = captured(region)
-        inner = Lowering(self.graph, roots, [*region.parameters, region.index, *(f for f in free if self.cls.get(f) != "host")], self.hosts)
+        inner = Lowering(
+            self.graph,
+            roots,
+            [*region.parameters, region.index, *(f for f in free if self.cls.get(f) != "host")],
+            self.hosts,
+        )
         body = inner.phases()
         count = self._size(Axis("", n.inputs[0])) if n.inputs[0].known <= HOST else None
-        outs = {o["index"]: f"v{o.number}" for o in self.order if o.op == "out" and o.inputs[0] is n}
+        outs = {
+            o["index"]: f"v{o.number}" for o in self.order if o.op == "out" and o.inputs[0] is n
+        }
         freeze = []
         if region.until is not None:
             u = region.until.type
             for p in region.parameters:
-                places = tuple(next((i for i, a in enumerate(u.axes) if a.same(b)), -1) for b in p.type.axes)
+                places = tuple(
+                    next((i for i, a in enumerate(u.axes) if a.same(b)), -1) for b in p.type.axes
+                )
                 freeze.append((places, len(u.axes), u.reach in FINE))
         return Loop(
-            f"loop_{n.number}", count,
-            [(self.name(i), f"v{p.number}") for i, p in zip(n.inputs[1:], region.parameters, strict=True)],
-            f"v{region.index.number}", body, [inner.name(o) for o in region.outputs],
+            f"loop_{n.number}",
+            count,
+            [
+                (self.name(i), f"v{p.number}")
+                for i, p in zip(n.inputs[1:], region.parameters, strict=True)
+            ],
+            f"v{region.index.number}",
+            body,
+            [inner.name(o) for o in region.outputs],
             [outs.get(i, "") for i in range(len(region.outputs))],
-            inner.name(region.until) if region.until is not None else "", freeze,
-        )  # fmt: skip
+            inner.name(region.until) if region.until is not None else "",
+            freeze,
+        )
 
 
 _CLASS = {
@@ -307,7 +398,9 @@ _CLASS = {
 
 
 def plan(graph: Graph) -> Plan:
-    """The phases of a step, with every write at a place where nobody reads the old version after it."""
+    """The phases of a step, with every write at a place where nobody reads the old version after
+    it.
+    """
     writes = {s: n for s, n in graph.writes.items()}
     roots = [*dict.fromkeys(graph.roots())]
     low = Lowering(graph, roots)
@@ -324,13 +417,18 @@ def plan(graph: Graph) -> Plan:
         low.write_level.update(late)
     in_place = _mark_in_place(low, phases, writes, decided)
     deferred = {s: low.name(n) for s, n in writes.items() if s not in in_place}
-    endings = [(e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "") for e in graph.outcomes]
+    endings = [
+        (e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "")
+        for e in graph.outcomes
+    ]
     metrics = {k: low.name(n) for k, n in graph.metrics.items()}
     evals = {k: low.name(n) for k, n in graph.evals.items()}
     reaches = {f"v{n.number}": n.type.reach for n in low.order}
     took = {s: low.name(n) for s, n in writes.items() if graph.slots[s].kind == "target"}
     host = host_module(low.hosts)
-    return Plan(phases, host, deferred, in_place, endings, metrics, evals, graph.always, reaches, took)
+    return Plan(
+        phases, host, deferred, in_place, endings, metrics, evals, graph.always, reaches, took
+    )
 
 
 def reads(phase: Any) -> set[str]:
@@ -348,7 +446,9 @@ def reads(phase: Any) -> set[str]:
 
 def _writer(phases: list[Any], value: str) -> int:
     for at, phase in enumerate(phases):
-        if isinstance(phase, Compute) and any(o.value == value and o.how == "cell" for o in phase.outputs):
+        if isinstance(phase, Compute) and any(
+            o.value == value and o.how == "cell" for o in phase.outputs
+        ):
             return at
     return -1
 
@@ -362,13 +462,19 @@ def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> 
             continue
         last = max((i for i, p in enumerate(phases) if f"slot:{slot}" in reads(p)), default=-1)
         if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
-            level = max(low.ready[n] for n in low.ready if f"v{n.number}" in {o.value for o in phases[last].outputs})
+            level = max(
+                low.ready[n]
+                for n in low.ready
+                if f"v{n.number}" in {o.value for o in phases[last].outputs}
+            )
             if level > low.write_level.get(node, low.level[node]):
                 late[node] = level
     return late
 
 
-def _mark_in_place(low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int) -> set[str]:
+def _mark_in_place(
+    low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int
+) -> set[str]:
     done = set()
     for slot, node in writes.items():
         at = _writer(phases, f"v{node.number}")
@@ -379,7 +485,8 @@ def _mark_in_place(low: Lowering, phases: list[Any], writes: dict[str, Node], de
         if last <= at and not twice and phases[at].space == low.graph.slots[slot].type.domain:
             phase = phases[at]
             phase.outputs = [
-                Output(o.value, o.how, o.combine, slot) if o.value == f"v{node.number}" else o for o in phase.outputs
+                Output(o.value, o.how, o.combine, slot) if o.value == f"v{node.number}" else o
+                for o in phase.outputs
             ]
             phase.in_place.add(slot)
             done.add(slot)

@@ -25,7 +25,9 @@ def traffic(plan: Plan, domain: str = "w", size: int = 4) -> Traffic:
 
     Slots that wait for the end of the step are read and written once more.
     """
-    rows = [_phase(p) for p in _all(plan.phases) if isinstance(p, Compute) and _within(p.space, domain)]
+    rows = [
+        _phase(p) for p in _all(plan.phases) if isinstance(p, Compute) and _within(p.space, domain)
+    ]
     late = [s for s, v in plan.deferred.items() if plan.reaches.get(v) == "element"]
     rows += [(f"commit {slot}", 1, 1) for slot in late]
     return Traffic(tuple(rows), size)

@@ -30,6 +30,10 @@ def guard(graph: Graph) -> Graph:
 def is_free(graph: Graph) -> bool:
     """Whether the rule sums the squares of its gradients anyway."""
     nodes = set(postorder(graph.roots()))
-    sums = {n.inputs[0] for n in nodes if n.op == "reduce" and n["over"] == "model" and n["how"] == "sum"}
+    sums = {
+        n.inputs[0]
+        for n in nodes
+        if n.op == "reduce" and n["over"] == "model" and n["how"] == "sum"
+    }
     gradients = [n for n in nodes if n.op == "gradient" and not n.type.axes]
     return all(any(s.op in ("mul", "pow") and s.inputs[0] is g for s in sums) for g in gradients)

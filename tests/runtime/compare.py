@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.primitive import NoLibrary
@@ -22,7 +23,10 @@ def compiled(text: str, registry: Any = None) -> Any:
 def start(dtype: torch.dtype = torch.float64, shapes: Any = None) -> list[tuple[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
     shapes = shapes or SHAPES
-    return [(n, torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for n, s in shapes.items()]
+    return [
+        (n, torch.randn(s, generator=generator, dtype=torch.float64).to(dtype))
+        for n, s in shapes.items()
+    ]
 
 
 def objective(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -64,8 +68,14 @@ def interpreted(text: str, steps: int, registry: Any = None, options: Any = None
     return run
 
 
-def optimized(text: str, steps: int, backend: str, dtype: torch.dtype = torch.float64, registry: Any = None,
-              **options: Any) -> tuple[list[torch.nn.Parameter], Any]:  # fmt: skip
+def optimized(
+    text: str,
+    steps: int,
+    backend: str,
+    dtype: torch.dtype = torch.float64,
+    registry: Any = None,
+    **options: Any,
+) -> tuple[list[torch.nn.Parameter], Any]:
     """The same with an optimizer and the closure that every user writes."""
     params = [(n, torch.nn.Parameter(v)) for n, v in start(dtype)]
     opt = optimizer_class(compiled(text, registry))(params, backend=backend, **options)
@@ -84,6 +94,13 @@ def optimized(text: str, steps: int, backend: str, dtype: torch.dtype = torch.fl
 
 def difference(a: list[Any], b: list[Any]) -> float:
     """The largest difference, relative to the largest value."""
-    gap = max(((x.double() - y.double()).abs().max().item() for x, y in zip(a, b, strict=True) if x.numel()), default=0)
+    gap = max(
+        (
+            (x.double() - y.double()).abs().max().item()
+            for x, y in zip(a, b, strict=True)
+            if x.numel()
+        ),
+        default=0,
+    )
     size = max((y.abs().max().item() for y in b if y.numel()), default=1)
     return gap / max(size, 1e-30)

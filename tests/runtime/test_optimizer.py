@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+
 from optc.runtime.optimizer import Optimizer, optimizer_class
 
 from .compare import compiled, objective, start
 from .rules import ADAMW, AVERAGED, CLIPPED, MOMENTUM, SAM, VETO
 
 
-def made(text: str = ADAMW, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[list[Any], Optimizer]:
+def made(
+    text: str = ADAMW, dtype: torch.dtype = torch.float32, **options: Any
+) -> tuple[list[Any], Optimizer]:
     params = [torch.nn.Parameter(v) for _, v in start(dtype)]
     return params, optimizer_class(compiled(text))(params, **options)
 
@@ -127,7 +130,9 @@ def test_step_hooks_and_profiler_names() -> None:
 def test_closure_returns_the_loss_and_keeps_grad() -> None:
     params, opt = made(SAM)
     loss = opt.step(closure_of(params, opt))
-    assert float(loss) == pytest.approx(float(objective([torch.nn.Parameter(v) for _, v in start(torch.float32)])))
+    assert float(loss) == pytest.approx(
+        float(objective([torch.nn.Parameter(v) for _, v in start(torch.float32)]))
+    )
     assert all(p.grad is not None for p in params)
     assert not torch.is_grad_enabled() or True
 
@@ -191,7 +196,11 @@ def test_save_and_resume_to_the_bit(text: str) -> None:
 
 
 def test_distributed_checkpoints_flatten_it() -> None:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
 
     model = torch.nn.Linear(3, 2)
     cls = optimizer_class(compiled(ADAMW))
@@ -209,7 +218,9 @@ def test_low_precision_state_is_float32_and_stays(dtype: torch.dtype) -> None:
     params, opt = made(dtype=dtype)
     train(params, opt, 2)
     assert opt.state[params[0]]["adam.exp_avg"].dtype == torch.float32
-    again = optimizer_class(compiled(ADAMW))([torch.nn.Parameter(p.detach().clone()) for p in params])
+    again = optimizer_class(compiled(ADAMW))(
+        [torch.nn.Parameter(p.detach().clone()) for p in params]
+    )
     again.load_state_dict(opt.state_dict())
     kept = again.state[again.param_groups[0]["params"][0]]["adam.exp_avg"]
     assert kept.dtype == torch.float32
