@@ -8,7 +8,7 @@ carries this file along.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,8 +99,11 @@ def _fold(x: Tensor, how: str, dims: tuple[int, ...], keep: bool) -> Tensor:
         function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[how]
         return function(x, dim=dims, keepdim=keep)  # type: ignore[operator]
     for d in sorted(dims, reverse=True):
-        x = {"any": torch.any, "all": torch.all, "prod": torch.prod}[how](x, dim=d, keepdim=keep)
+        x = _ALONG[how](x, dim=d, keepdim=keep)
     return x
+
+
+_ALONG: dict[str, Callable[..., Tensor]] = {"any": torch.any, "all": torch.all, "prod": torch.prod}
 
 
 def combine(how: str, parts: Sequence[Any]) -> Tensor:

@@ -195,9 +195,9 @@ def find_axis(ctx: Context, scope: Scope, name: str) -> Axis | None:
                         return Axis(name, axis.size)
         reach = reach.parent
     for type in ctx.graph.objectives.values():
-        axis = type.axis(name)
-        if axis:
-            return axis
+        known = type.axis(name)
+        if known:
+            return known
     if name in ctx.axes:
         return ctx.axes[name]
     return None
@@ -235,7 +235,9 @@ def _instance(ctx: Context, scope: Scope, expr: s.Attribute, name: str) -> Any:
 def _index(ctx: Context, scope: Scope, expr: s.Index) -> Any:
     base = evaluate(ctx, scope, expr.base)
     if isinstance(base, tuple):
-        at = constant(node(ctx, scope, expr.items[0])) if len(expr.items) == 1 else None
+        place = expr.items[0]
+        alone = len(expr.items) == 1 and not isinstance(place, s.Slice)
+        at = constant(node(ctx, scope, place)) if alone else None  # type: ignore[arg-type]
         if not isinstance(at, int) or not 0 <= at < len(base):
             ctx.error("E303", f"this tuple has places 0 to {len(base) - 1}", expr.span)
         return base[at]

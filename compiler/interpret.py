@@ -291,7 +291,7 @@ class _Turn:
         places = self._places(node)
         if places is None:
             return torch_ops.align(self.memo[chosen], chosen.type, node.type, None)
-        result = []
+        result: list[Any] = []
         for k, i in enumerate(places):
             x = self._at(chosen, k, i, node.type.reach)
             like = self._like(i) if node.type.reach != "group" else None
@@ -331,7 +331,7 @@ class _Turn:
             else:
                 inputs = [self.memo[x] for x in node.inputs]
             return torch_ops.apply(node, inputs, None, self._size)
-        result = []
+        result: list[Any] = []
         for k, i in enumerate(places):
             inputs = [self._at(x, k, i, node.type.reach) for x in node.inputs]
             if any(x is None for x in inputs):

@@ -29,7 +29,7 @@ def block(ctx: Context, scope: Scope, body: Iterable[s.Statement]) -> None:
         statement = statements.pop(0)
         chain = [statement]
         while isinstance(statement, s.For) and statements and isinstance(statements[0], s.For):
-            chain.append(statements.pop(0))  # type: ignore[arg-type]
+            chain.append(statements.pop(0))
         ctx.statements += 1
         if ctx.statements > STATEMENT_LIMIT:
             ctx.error(
@@ -125,7 +125,7 @@ def _place(ctx: Context, scope: Scope, place: s.Name | s.Index) -> str:
         if isinstance(value, SlotRef):
             return value.key
         if name.id == "d":
-            return current(ctx, scope, "d", place.span).key  # type: ignore[no-any-return]
+            return current(ctx, scope, "d", place.span).key
         why = "an argument of this primitive" if name.id == "w" else "no slot"
         ctx.error(
             "E212",
@@ -183,7 +183,7 @@ def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Nod
     ]
     if len(chosen) != 1:
         ctx.error("E303", "exactly one axis is chosen when a slice is written", place.span)
-    at = node(ctx, scope, chosen[0][1], "an index")  # type: ignore[arg-type]
+    at = node(ctx, scope, chosen[0][1], "an index")
     return ctx.graph.add(
         "set_index", old, at, value, type=old.type, span=place.span, axis=chosen[0][0]
     )

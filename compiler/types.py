@@ -98,7 +98,8 @@ class TypeClash(Exception):
 
 def meet(types: list[Type]) -> Type:
     """The type of an element-wise function of values of these types."""
-    reach, axes, domain = "model", (), ""
+    reach, domain = "model", ""
+    axes: tuple[Axis, ...] = ()
     for type in types:
         if type.kind != "array":
             raise TypeClash(f"a value of type {type} cannot enter arithmetic")
@@ -111,7 +112,8 @@ def meet(types: list[Type]) -> Type:
             other = next((a for a in axes if a.same(axis)), None)
             sizes = {s for s in (axis.size, other.size if other else None) if isinstance(s, int)}
             if len(sizes) > 1:
-                raise TypeClash(f"axis `{axis.name}` has size {axis.size} and {other.size}")  # type: ignore[union-attr]
+                one, two = sorted(sizes)
+                raise TypeClash(f"axis `{axis.name}` has size {one} and {two}")
         reach, axes = finer(reach, type.reach), union(axes, type.axes)
         domain = domain or type.domain
     return Type(reach, axes, domain if _RANK[reach] < 3 else "")

@@ -8,7 +8,7 @@ in float32 for bfloat16 and float16; what is coarser than a tensor is float64.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -561,4 +561,10 @@ def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
     return result
 
 
-_RUN = {Compute: _compute, Evaluate: _evaluate, Call: _call, Route: _route, Loop: _loop}
+_RUN: dict[type, Callable[[Any, Frame], None]] = {
+    Compute: _compute,
+    Evaluate: _evaluate,
+    Call: _call,
+    Route: _route,
+    Loop: _loop,
+}

@@ -237,7 +237,7 @@ class Given:
             g = torch.func.grad(
                 lambda o: call({**at, wrt: chosen, of: o} if of != wrt else {**at, of: o})
             )(chosen if of == wrt else at[of])
-            return sum((a * b).sum() for a, b in zip(g, vector, strict=True))  # type: ignore[return-value]
+            return sum((a * b).sum() for a, b in zip(g, vector, strict=True))
 
         return torch.func.grad(product)(at[wrt])
 
@@ -249,7 +249,7 @@ class Given:
         self, objective: str, points: Any, data: Any, wrt: str, weights: Tensor
     ) -> list[Tensor]:
         call, at = self._at(objective, points, data)
-        result, back = torch.func.vjp(lambda c: call({**at, wrt: c}), at[wrt])
+        result, back, *_ = torch.func.vjp(lambda c: call({**at, wrt: c}), at[wrt])
         return back(weights.to(result.dtype))[0]
 
     def call(self, name: str, arguments: list[Any]) -> Any:

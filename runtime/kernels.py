@@ -6,7 +6,6 @@ every step. What a kernel cannot take (overlapping memory, say) is run by the ph
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from itertools import accumulate
 from typing import Any
@@ -319,7 +318,7 @@ def _is_target(name: str, program: Program) -> bool:
     return program.slots[name[5:]].kind == "target"
 
 
-def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> ctypes._CFuncPtr:
+def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> Any:
     """The compiled function of a phase for one signature of types."""
     text = phase.sources.get(signature)
     if text is None:

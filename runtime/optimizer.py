@@ -245,13 +245,13 @@ class Optimizer(torch.optim.Optimizer):
             self._slots = Slots(self.program, layout, self.state)
 
 
-def _keep_types(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+def _keep_types(optimizer: Any, state_dict: dict[str, Any]) -> None:
     """Remember saved state as it is: torch casts every state to the type of its parameter."""
     order = [i for group in state_dict["param_groups"] for i in group["params"]]
     optimizer._saved = [state_dict["state"].get(i, {}) for i in order]
 
 
-def _restore_types(optimizer: Optimizer) -> None:
+def _restore_types(optimizer: Any) -> None:
     """Put state back in the types that it was saved with."""
     params = [p for g in optimizer.param_groups for p in g["params"]]
     for p, entries in zip(params, optimizer.__dict__.pop("_saved", []), strict=False):

@@ -149,24 +149,20 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
 
 
 def _call(p: _Printer, node: fx.Node) -> None:
+    first = node.args[0]
     if node.target is fold_cells:  # the sum itself is taken in `_results`
-        p.names[node] = (
-            p.names.get(node.args[0], ("", False))
-            if isinstance(node.args[0], fx.Node)
-            else ("", False)
-        )
+        p.names[node] = p.names[first] if isinstance(first, fx.Node) else ("", False)
         return
     if node.target is spread:
-        value = node.args[0]
-        coarse = not isinstance(value, fx.Node) or p.names[value][1]
-        p.define(node, p.operand(value, False), False) if coarse else p.names.__setitem__(
-            node, p.names[value]
-        )
+        if isinstance(first, fx.Node) and not p.names[first][1]:
+            p.names[node] = p.names[first]
+        else:
+            p.define(node, p.operand(first, False), False)
         return
     if getattr(node.target, "__name__", "") == "tensor":  # a truth value written out
-        p.define(node, number(node.args[0], "int"), True, True)
+        p.define(node, number(first, "int"), True, True)
         return
-    op = OPS[_OP_OF[node.target]]
+    op = OPS[_OP_OF[node.target]]  # type: ignore[index]
     coarse = all(not isinstance(x, fx.Node) or p.names[x][1] for x in node.args)
     operands = [p.operand(x, coarse) for x in node.args]
     if op.name == "pow" and node.args[1] == 2:

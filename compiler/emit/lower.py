@@ -253,7 +253,7 @@ class Lowering:
         if cls == "ask":
             return self._ask(n)
         if cls in ("call", "data", "draw", "comm"):
-            attributes = dict(n.attrs)
+            attributes: dict[str, Any] = dict(n.attrs)
             attributes["axes"] = [(label(a), self._size(a)) for a in n.type.axes]
             attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
             return Call(
