@@ -93,7 +93,7 @@ OPTC_FN float optc_sigmoidf(float x) { return (float)(1 / (1 + optc_exp_core(-(d
 
 OPTC_FN float optc_log1pf(float x)
 {
-    const double d = x, near = d - d * d * (0.5 - d * (1.0 / 3 - d * 0.25));
+    const double d = x, near = d * (1 - d * (0.5 - d * (1.0 / 3 - d * 0.25)));
     return (float)(fabs(d) < 0x1p-10 ? near : optc_log_any(1 + d));
 }
 
@@ -101,14 +101,14 @@ OPTC_FN float optc_expm1f(float x)
 {
     const double d = x;
     const double tail = 1.0 / 6 + d * (1.0 / 24 + d * (1.0 / 120 + d * (1.0 / 720 + d / 5040)));
-    return (float)(fabs(d) < 0x1p-4 ? d + d * d * (0.5 + d * tail) : optc_exp_core(d) - 1);
+    return (float)(fabs(d) < 0x1p-4 ? d * (1 + d * (0.5 + d * tail)) : optc_exp_core(d) - 1);
 }
 
 OPTC_FN float optc_tanhf(float x)
 {
     const double d = x, z = d * d, e = optc_exp_core(2 * fabs(d));
     const double far = 1 - 2 / (e + 1);
-    const double near = d - d * z * (1.0 / 3 - z * (2.0 / 15 - z * (17.0 / 315)));
+    const double near = d * (1 - z * (1.0 / 3 - z * (2.0 / 15 - z * (17.0 / 315))));
     return (float)(fabs(d) < 0x1p-4 ? near : copysign(far, d));
 }
 
@@ -241,7 +241,7 @@ OPTC_FN float optc_wave(float x, double shift)
     const double f = (first - quarter) + m * optc_turns_rest[row];
     const double sign = x < 0 ? -1 : 1;
     const double y = optc_quarters(sign * quarter + shift, sign * f);
-    const double near = shift != 0 ? d - d * d * d * (1.0 / 6) : 1 - d * d * 0.5;
+    const double near = shift != 0 ? d * (1 - d * d * (1.0 / 6)) : 1 - d * d * 0.5;
     return (float)(size < 0x1p-12 ? near : size < INFINITY ? y : NAN);
 }
 OPTC_FN float optc_cosf(float x) { return optc_wave(x, 0); }
