@@ -1,0 +1,284 @@
+"""The training loops that people write, as answers to what a rule asks.
+
+`optimizer.step()` gives gradients, `step(closure)` gives them at any point, and a bound objective
+gives everything: other batches, curvature, single examples (`objective.Objective`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .objective import Objective
+from .parallel import Answer, Guard, Loop, Params, Points, finite_hvp, modules_of, report, unscale
+from .tensors import local
+
+__all__ = ["Closure", "Gradients", "Loop", "Objective", "modules_of"]
+
+
+class Gradients(Loop):
+    """`optimizer.step()`: the gradients that a backward pass left in `.grad`."""
+
+    level = "gradients"
+
+    def remedy(self) -> str:
+        return (
+            "optimizer.step() gives only the gradients in .grad. Pass a closure that runs "
+            "zero_grad, forward and backward and returns the loss: optimizer.step(closure); or "
+            "optimizer.bind(model=model, objective=lambda batch: ...) and step(batch=batch)"
+        )
+
+    def evaluate(
+        self,
+        objective: str,
+        points: Points,
+        data: Any,
+        *,
+        value: bool,
+        gradients: tuple[str, ...],
+        parts: dict[str, Any] | None = None,
+    ) -> tuple[Any, Answer]:
+        """What is in `.grad`."""
+        if value:
+            raise self.missing(f"the value of `{objective}`")
+        if parts or any(p is not None for p in points.values()):
+            raise self.missing(f"the gradient of `{objective}` at another point")
+        return None, {t: [p.grad for p in self.params[t]] for t in gradients}
+
+    def hvp(
+        self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
+    ) -> list[Any]:
+        """Nothing here can be differentiated twice."""
+        raise Loop(self.params).missing(f"the curvature of `{objective}`")
+
+
+class Closure(Loop):
+    """`optimizer.step(closure)`: the closure runs zero_grad, forward, backward; returns the loss.
+
+    Several objectives are a dict of closures. The parameters are swapped under the closure, so it
+    is called as it is. When the step ends, `.grad` holds what the first evaluation at the held
+    point left (of a target: the first that asked for it), as the loop expects that logs it. If an
+    evaluation raises, `.grad` is again what it was before the step; what it was is kept until the
+    step ends, so `zero_grad()` before the step saves its memory.
+
+    A closure that does not call zero_grad adds to the gradients that were there, at each evaluation
+    anew. `modules` are those whose running statistics to protect; by default those that the closure
+    names. `curvature="finite"` allows Hessian-vector products by central differences. With `scaler`
+    the closure calls scaler.scale(loss).backward(); gradients are unscaled as they are read, and
+    `found_inf` is noted for scaler.update(). `once` says that the step has one evaluation, which
+    saves a copy of the gradients under DDP(gradient_as_bucket_view=True).
+    """
+
+    level = "closure"
+
+    def __init__(
+        self,
+        params: Params,
+        closure: Callable[[], Any] | Mapping[str, Callable[[], Any]],
+        *,
+        modules: Iterable[torch.nn.Module] | None = None,
+        scaler: Any = None,
+        curvature: Literal["exact", "finite"] = "exact",
+        once: bool = False,
+        guard: Guard | None = None,
+        **promises: Any,
+    ):
+        super().__init__(params)
+        self.closures = dict(closure) if isinstance(closure, Mapping) else {"": closure}
+        if modules is None and guard is None:
+            modules = [m for c in self.closures.values() for m in modules_of(c)]
+        self.guard = guard or Guard(params, modules or (), **promises)
+        self.scaler, self.curvature, self.once = scaler, curvature, once
+        self.name = ""
+        self.all = self.guard.parameters()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.before: list[Any] | None = None
+        self.given: list[Any] = []
+        self.adds = False
+        self.kept: list[tuple[Any, int]] = []
+        self.shown: list[Any] | None = None
+        self.shown_held = False
+        self.settled: set[str] = set()
+        self.guard.reset()
+
+    def evaluate(
+        self,
+        objective: str,
+        points: Points,
+        data: Any,
+        *,
+        value: bool,
+        gradients: tuple[str, ...],
+        parts: dict[str, Any] | None = None,
+    ) -> tuple[Any, Answer]:
+        """Call the closure with the point under the parameters, and take its gradients."""
+        closure = self._closure(objective)
+        if parts:
+            raise self.missing(f"`{objective}` in parts")
+        self._lay_out()
+        try:
+            with self.guard.evaluation(points):
+                loss = closure()
+            taken = self._take()
+        except BaseException:
+            self._give_back()
+            raise
+        if value and loss is None:
+            self._give_back()
+            raise RuntimeError("the rule reads the loss, and the closure returns None: return it")
+        loss = loss if loss is None or isinstance(loss, Tensor) else torch.tensor(float(loss))
+        loss = None if loss is None else loss.detach()
+        if self.first_value is None:
+            self.first_value = loss
+        by_id = {id(p): g for p, g in zip(self.all, taken, strict=True)}
+        self._show(taken, all(p is None for p in points.values()), gradients)
+        return loss if value else None, {
+            t: [by_id[id(p)] for p in self.params[t]] for t in gradients
+        }
+
+    def _closure(self, objective: str) -> Callable[[], Any]:
+        if "" not in self.closures:
+            if objective not in self.closures:
+                raise RuntimeError(
+                    f"the rule evaluates `{objective}`: pass step({{{objective!r}: closure}})"
+                )
+            return self.closures[objective]
+        self.name = self.name or objective
+        if self.name != objective:
+            both = f"{{{self.name!r}: closure, {objective!r}: another}}"
+            raise RuntimeError(f"the rule evaluates two objectives: pass step({both})")
+        return self.closures[""]
+
+    # Gradients ----------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        """What the closure finds in `.grad`: what the user left there, never what we hold.
+
+        zero_grad(set_to_none=False) would zero a gradient that is still to be read.
+        """
+        first = self.before is None
+        if first:
+            self.first_value = self.found_inf = None
+            self.before = [p.grad for p in self.all]
+        assert self.before is not None
+        if first or self.adds:
+            self.given = [None if g is None else g.detach().clone() for g in self.before]
+        else:
+            self.given = [None] * len(self.all)
+        _set(self.all, self.given)
+
+    def _take(self) -> list[Any]:
+        """The gradients of the evaluation, unscaled, and safe from the next one."""
+        taken = [p.grad for p in self.all]
+        if self.shown is None:
+            self.adds = any(
+                g is not None and g is h for g, h in zip(taken, self.given, strict=True)
+            )
+        taken = [None if g is None else g.detach() for g in taken]
+        if self.scaler is not None and self.scaler.is_enabled():
+            if self.found_inf is None:
+                self.found_inf = torch.zeros((), dtype=torch.float32, device=self.all[0].device)
+            unscale(taken, self.scaler._get_scale_async(), self.found_inf)
+        self._refuse_reuse(taken)
+        if not self.once and (self.guard.ranks.reuses_gradients or share_storage(taken)):
+            taken = [None if g is None else g.clone() for g in taken]
+        self.kept += [(weakref.ref(g), address(g)) for g in taken if g is not None]
+        return taken
+
+    def _refuse_reuse(self, taken: list[Any]) -> None:
+        """A gradient that is still to be read must not have been written over."""
+        self.kept = [(g, lies) for g, lies in self.kept if g() is not None]
+        old = {lies for _, lies in self.kept if lies}
+        if any(g is not None and address(g) in old for g in taken):
+            raise RuntimeError(
+                "an evaluation wrote its gradients over those of the one before: bind the model "
+                "(optimizer.bind(model=model)), or let backward() make new ones"
+            )
+
+    def _show(self, taken: list[Any], held: bool, asked: tuple[str, ...]) -> None:
+        """Note what `.grad` is to hold after the step."""
+        if self.shown is None or (held and not self.shown_held):
+            self.shown, self.shown_held = list(taken), held
+            self.settled = set(asked) if held else set()
+        elif held:
+            at = {id(p): i for i, p in enumerate(self.all)}
+            for t in set(asked) - self.settled:
+                for p in self.params[t]:
+                    self.shown[at[id(p)]] = taken[at[id(p)]]
+                self.settled.add(t)
+
+    def _give_back(self) -> None:
+        """After an error: the step was not."""
+        if self.before is not None:
+            _set(self.all, self.before)
+        self.guard.rewind()
+        self.before, self.shown = None, None
+
+    def finish(self) -> None:
+        """Leave the first gradients in `.grad`, and tell the scaler what was found."""
+        if self.shown is not None:
+            _set(self.all, self.shown)
+        if self.found_inf is not None:
+            report(self.scaler, self, self.found_inf)
+        failed, guard = self.before is None, self.guard
+        try:
+            if not failed:
+                guard.check()
+        finally:
+            self._reset()
+
+    # Derivatives --------------------------------------------------------------------------
+
+    def hvp(
+        self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
+    ) -> list[Any]:
+        """By central differences of gradients, where that is allowed."""
+        if self.curvature != "finite":
+            wrong = self.missing(f"Hessian-vector products of `{objective}`")
+            raise RuntimeError(f"{wrong} (or allow differences: curvature='finite')")
+        return finite_hvp(self, objective, points, data, wrt, of, vector)
+
+    def jvp(self, objective: str, points: Points, data: Any, wrt: str, vector: list[Any]) -> Tensor:
+        """Of a scalar loss: its gradient times the vector, which is exact."""
+        _, g = self.evaluate(objective, points, data, value=False, gradients=(wrt,))
+        pairs = zip(g[wrt], vector, strict=True)
+        products = [(a * b).sum() for a, b in pairs if a is not None and b is not None]
+        return torch.stack(products).sum() if products else torch.zeros(())
+
+    def vjp(
+        self, objective: str, points: Points, data: Any, wrt: str, weights: Tensor
+    ) -> list[Any]:
+        """Of a scalar loss: its gradient times the weight."""
+        if weights.numel() != 1:
+            raise self.missing(f"the transposed derivative of `{objective}`")
+        _, g = self.evaluate(objective, points, data, value=False, gradients=(wrt,))
+        return [None if x is None else x * weights.to(x.dtype).reshape(()) for x in g[wrt]]
+
+
+def _set(params: list[Tensor], gradients: list[Any]) -> None:
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = g
+
+
+def share_storage(gradients: Iterable[Any]) -> bool:
+    """Whether several gradients, or a gradient and something else, lie in one storage."""
+    seen: set[int] = set()
+    for g in gradients:
+        if g is None or g.is_sparse or g.numel() == 0:
+            continue
+        storage = local(g).untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() > g.numel() * g.element_size():
+            return True
+        seen.add(storage.data_ptr())
+    return False
+
+
+def address(gradient: Tensor) -> int:
+    """Where a gradient lies."""
+    return 0 if gradient.is_sparse else local(gradient).untyped_storage().data_ptr()
