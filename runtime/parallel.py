@@ -373,9 +373,7 @@ class Loop:
             for at, batch in places(points, data, over)
         ]
         values = torch.stack([a[0] for a in answers]) if value else None
-        stacked = {
-            t: [_stack(g) for g in zip(*(a[1][t] for a in answers), strict=True)] for t in gradients
-        }
+        columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in gradients}
         return values, {t: [_stack(g) for g in gs] for t, gs in columns.items()}
 
     def hvp(
