@@ -563,7 +563,8 @@ def lstsq(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
 def _data(name: str, parameters: str, axis: str = "") -> None:
     @builtin(name, parameters)
     def build(ctx: Context, scope: Scope, span: Span, **given: Any) -> Node:
-        nodes, texts = [], {}
+        nodes: list[Node] = []
+        texts: dict[str, Any] = {}
         for key, value in given.items():
             if isinstance(value, AxisName | str | Function):
                 texts[key] = value.axis.name if isinstance(value, AxisName) else str(value)
@@ -576,6 +577,7 @@ def _data(name: str, parameters: str, axis: str = "") -> None:
         if name in ("draw", "subset"):
             ctx.streams += 1
             texts["stream"] = str(ctx.streams)
+            texts["sized"] = "size" in given
             nodes += ctx.loops
         return ctx.graph.add(
             name, *nodes, type=replace(DATA, axes=axes), known=1, span=span, **texts

@@ -150,14 +150,14 @@ class Optimizer(torch.optim.Optimizer):
         return getattr(loop, "first_value", None)
 
     def _loop(self, layout: Layout, closure: Any, objective: Any) -> Loop:
+        """What this step may ask: the richest that the caller offers."""
+        bound = self._bound
         if objective is not None:
-            model = self._bound.model if self._bound is not None else None
-            return Objective(layout.targets(), model=model, objective=objective)
+            return (bound or Objective(layout.targets())).rebound(objective)
         if closure is not None:
-            return Closure(layout.targets(), closure)
-        if self._bound is not None:
-            return self._bound
-        return Gradients(layout.targets())
+            more = bound.for_closure() if bound is not None else {}
+            return Closure(layout.targets(), closure, **more)
+        return bound if bound is not None else Gradients(layout.targets())
 
     def _arrange(self) -> Layout:
         if self._layout is None or not self._layout.current(self.param_groups):
