@@ -72,6 +72,8 @@ class Table:
         self.dtypes, self.device = list(dtypes), torch.empty(0, device=device).device
         self.fresh, self.loose = sorted(fresh), frozenset(loose)
         self.written = set(range(self.columns)) - set(fresh) if written is None else set(written)
+        # A copy of what the kernel writes would be lost.
+        self._copies = set(self.fresh) - self.written
         self.copied: set[int] = set()
         self._scratch: dict[tuple[int, int], Tensor] = {}
         self._wrapped = not all(_direct(tensor) for tensor in self.parameters)
@@ -138,7 +140,18 @@ class Table:
     @property
     def eager(self) -> list[int]:
         """The rows that need torch operations instead of the kernel."""
-        return [row for row, verdict in enumerate(self._verdict) if verdict == BLOCKED]
+        return self._having(BLOCKED)
+
+    @property
+    def absent(self) -> list[int]:
+        """The rows that have no gradient this time."""
+        return self._having(ABSENT)
+
+    def _having(self, wanted: int) -> list[int]:
+        found = self._verdict[:]
+        if wanted not in found:
+            return []
+        return [row for row, verdict in enumerate(found) if verdict == wanted]
 
     def _list(self, column: int, tensors: Column | None) -> list[Tensor | None]:
         """The tensors that hold the data themselves."""
@@ -148,7 +161,10 @@ class Table:
         for row, tensor in enumerate(found if self._wrapped else ()):
             if tensor is not None and not _direct(tensor):
                 try:
-                    found[row] = real(local(tensor, self.parameters[row]))
+                    held = local(tensor, self.parameters[row])
+                    if held.is_conj() and column not in self._copies:
+                        raise Refused("is a conjugate view: what is written to it would be lost")
+                    found[row] = real(held)
                 except Refused as why:
                     raise self._error(column, row, why) from None
         return found
@@ -251,7 +267,7 @@ class Table:
         """Put one address into the table, that of a copy where the gradient lies otherwise."""
         loose = column in self.loose
         verdict = examine(tensor, own, self.dtypes[column], self.device, loose=loose)
-        if verdict == "copy" and column in self.fresh:
+        if verdict == "copy" and column in self._copies:
             tensor = self._copy(row, column, tensor, own)
             verdict = "kernel"
         self._addr[column * self.rows + row] = tensor.data_ptr()
@@ -259,7 +275,7 @@ class Table:
 
     def _distinct(self, row: int, tensors: Mapping[int, Tensor], own: Tensor) -> bool:
         """Whether no two columns name one address, after gradients that did were copied."""
-        for column in {*self.fresh} & {*tensors}:
+        for column in self._copies & {*tensors}:
             if self._places(row).count(self._addr[column * self.rows + row]) > 1:
                 copy = self._copy(row, column, tensors[column], own)
                 self._addr[column * self.rows + row] = copy.data_ptr()

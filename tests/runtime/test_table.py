@@ -221,6 +221,12 @@ def test_complex_parameters_are_pairs():
     assert read(made, 1) == [1, -2, 3, 4, 0, -5]
 
 
+def test_a_conjugate_parameter_is_refused():
+    p = torch.zeros(3, dtype=torch.complex64).conj()
+    with pytest.raises(ValueError, match="w is a conjugate view"):
+        Table([[p], None], [F32] * 2, names=["w"])
+
+
 @pytest.mark.parametrize(
     "gradient",
     [torch.arange(24.0).view(6, 4).t(), torch.tensor(2.0).expand(4, 6), torch.randn(8, 6)[::2]],
@@ -230,6 +236,14 @@ def test_a_gradient_in_another_layout_is_copied(gradient: Tensor):
     made = one(torch.zeros(4, 6), gradient)
     assert made.verdicts == ["copy"]
     assert read(made, 1) == gradient.flatten().tolist()
+
+
+def test_what_is_written_is_never_a_copy():
+    made = Table([[torch.zeros(4, 6)], None], [F32] * 2, written=(0, 1))
+    made.refresh({1: [torch.zeros(6, 4).t()]})
+    assert made.verdicts == ["eager"]
+    made.refresh({1: [torch.zeros(4, 6)]})
+    assert made.verdicts == ["kernel"] and made.eager == made.absent == []
 
 
 def test_a_copy_lies_as_the_parameter_does():
