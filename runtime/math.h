@@ -235,7 +235,7 @@ OPTC_FN float optc_wave(float x, double shift)
 {
     const double d = x, size = fabs(d);
     const uint64_t bits = optc_bits(size), row = ((bits >> 52) - (1023 - 127)) & 0xff;
-    const double m = optc_from_bits((bits & 0x000fffffffffffffu) | (UINT64_C(1023 + 23) << 52));
+    const double m = optc_from_bits((bits & 0x000fffffffffffffu) | ((uint64_t)(1023 + 23) << 52));
     const double first = m * optc_turns[row];
     const double quarter = (first + OPTC_ROUND) - OPTC_ROUND;
     const double f = (first - quarter) + m * optc_turns_rest[row];
