@@ -18,19 +18,13 @@ from torch import fx
 from ..cells import fold_cells, spread
 from ..ops import OPS
 from ..program import Compute
+from ..signature import Signature, typed
 from ..torch_ops import FUNCTIONS
 
 LANES = 16
 _OP_OF = {function: name for name, function in FUNCTIONS.items()}
 COARSE = ("tensor", "group", "model", "host")
 
-Signature = tuple[str, ...]
-"""The type in which a phase works (f32 or f64), then that of each column: f32 f64 bf16 f16 bool."""
-
-
-C_TYPE = {"f32": "float", "f64": "double", "bf16": "uint16_t", "f16": "uint16_t", "bool": "uint8_t"}
-_LOAD = {"bf16": "optc_load_bf16({})", "f16": "optc_load_f16({})"}
-_STORE = {"bf16": "optc_store_bf16({})", "f16": "optc_store_f16({})", "bool": "({} != 0)"}
 _START = {"sum": "0", "max": "-INFINITY", "min": "INFINITY"}
 _ADD = {
     "sum": "{0} += {1};",
@@ -44,37 +38,28 @@ FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 @dataclass
 class _Printer:
     phase: Compute
-    signature: Signature
     head: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     names: dict[fx.Node, tuple[str, bool]] = field(default_factory=dict)
     cast: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def real(self) -> str:
-        return C_TYPE[self.signature[0]]
-
-    @property
-    def suffix(self) -> str:
-        return "f" if self.signature[0] == "f32" else ""
 
     def operand(self, value: Any, coarse: bool) -> str:
         """A value as C: a number, a head variable (cast once where the body reads it), a body
         variable.
         """
         if not isinstance(value, fx.Node):
-            return number(value, "double" if coarse else self.real)
+            return number(value, "double" if coarse else "real")
         name, is_coarse = self.names[value]
         if coarse or not is_coarse:
             return name
         if name not in self.cast:
             self.cast[name] = f"{name}_e"
-            self.head.append(f"const {self.real} {name}_e = ({self.real}){name};")
+            self.head.append(f"const real {name}_e = (real){name};")
         return self.cast[name]
 
     def define(self, node: fx.Node, text: str, coarse: bool, logical: bool = False) -> None:
         name = "v" + re.sub(r"\W", "_", node.name)
-        kind = "int" if logical else "double" if coarse else self.real
+        kind = "int" if logical else "double" if coarse else "real"
         (self.head if coarse else self.body).append(f"const {kind} {name} = {text};")
         self.names[node] = (name, coarse)
 
@@ -102,7 +87,12 @@ def layout(phase: Compute) -> dict[str, list[Any]]:
 
 def print_phase(phase: Compute, signature: Signature, name: str) -> str:
     """The C source of a phase for one signature of types."""
-    printer = _Printer(phase, signature)
+    return typed(signature) + print_any(phase, name)
+
+
+def print_any(phase: Compute, name: str) -> str:
+    """The C source of a phase for any signature, without the lines that name its types."""
+    printer = _Printer(phase)
     result: fx.Node | None = None
     at = {"cell": 0, "tensor": 0, "group": 0, "model": 0}
     for node in phase.module.graph.nodes:
@@ -128,7 +118,7 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
         key = f"k{len(p.head)}"
         p.head.append(f"const uint64_t {key} = optc_key(a->seed, {int(stream)}u);")
         cell = "(uint64_t)(a->cell_offset[r] + start + i)"
-        p.define(node, f"optc_{how}{p.suffix}(optc_philox({key}, {cell}, a->call, 0))", False)
+        p.define(node, f"F({how})(optc_philox({key}, {cell}, a->call, 0))", False)
         return
     if port.how == "host":
         p.define(node, f"h[{int(port.source)}]", True)
@@ -136,9 +126,7 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
     place = at[port.how]
     at[port.how] += 1
     if port.how == "cell":
-        kind = p.signature[1 + place]
-        load = _LOAD.get(kind, "{}").format(f"c{place}[i]")
-        p.define(node, f"({p.real}){load}", False)
+        p.define(node, f"load{place}(c{place}[i])", False)
         return
     where = {
         "tensor": f"a->tensor_values[{place} * a->rows + r]",
@@ -168,7 +156,8 @@ def _call(p: _Printer, node: fx.Node) -> None:
     if op.name == "pow" and node.args[1] == 2:
         text = f"({operands[0]} * {operands[0]})"
     else:
-        text = op.c.format(*operands, f="" if coarse else p.suffix)
+        text = op.c.format(*operands, f="" if coarse else "@")
+        text = re.sub(r"optc_(\w+)@", r"F(\1)", text)
     p.define(node, text, coarse, op.logical)
 
 
@@ -185,17 +174,15 @@ def _results(p: _Printer, values: Any) -> tuple[list[str], list[tuple[str, str]]
             )
             sums.append((FINISH[output.combine], p.operand(source, False)))
         else:
-            kind = p.signature[1 + place]
-            text = p.operand(value, False)
-            stores.append(f"c{place}[i] = {_STORE.get(kind, '{}').format(text)};")
+            stores.append(f"c{place}[i] = store{place}({p.operand(value, False)});")
     return stores, sums
 
 
 def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, str]]) -> str:
     written = {place for place in p.phase.columns()[1] if place >= 0}
     pointers = []
-    for k, kind in enumerate(p.signature[1:]):
-        type = C_TYPE[kind] if k in written else f"const {C_TYPE[kind]}"
+    for k in range(len(p.phase.columns()[0])):
+        type = f"type{k}" if k in written else f"const type{k}"
         pointers.append(f"{type} *c{k} = ({type} *)a->addr[{k} * a->rows + r] + start;")
     lanes = [
         f"double s{k}[{LANES}]; for (int j = 0; j < {LANES}; ++j) s{k}[j] = {_START[how]};"
