@@ -101,16 +101,10 @@ def program(graph: Graph, source: Source | None = None) -> Any:
 
 def _domain(domain: Any) -> Any:
     from .emit.host import host_module
-    from .program import Cells
+    from .program import Cells, Test
 
-    if domain.where is None:
-        return Cells(domain.parent, domain.siblings, None)
-    host = host_module([domain.where])
-    return Cells(
-        domain.parent,
-        domain.siblings,
-        lambda facts: bool(host.module.forward(*(facts(leaf) for _, leaf in host.leaves))[0]),
-    )
+    where = None if domain.where is None else Test(host_module([domain.where]))
+    return Cells(domain.parent, domain.siblings, where)
 
 
 def _constant(node: Node | None) -> Any:

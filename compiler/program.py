@@ -153,13 +153,23 @@ class Host:
     names: list[str]
 
 
+@dataclass
+class Test:
+    """A condition on a tensor, as a function of its facts."""
+
+    host: Host
+
+    def __call__(self, facts: Callable[[Any], Any]) -> bool:
+        return bool(self.host.module.forward(*(facts(leaf) for _, leaf in self.host.leaves))[0])
+
+
 @dataclass(frozen=True)
 class Cells:
     """A domain: its parent, the domains that come first, and the condition on a tensor's facts."""
 
     parent: str
     siblings: tuple[str, ...]
-    where: Callable[[Any], bool] | None
+    where: Test | None
 
 
 @dataclass
