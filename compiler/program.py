@@ -182,6 +182,11 @@ class SlotSpec:
     logical: bool
     init: Any = None
 
+    @property
+    def begins_as_number(self) -> bool:
+        """Whether the first value needs no plan of its own."""
+        return not self.axes and isinstance(self.init, int | float)
+
 
 @dataclass
 class Plan:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..compiler.program import Evaluate, Program
+from ..compiler.program import Evaluate, Program, SlotSpec
 from . import execute
 from .layout import HostRows, Layout
 from .state import fresh
@@ -36,7 +36,9 @@ class Step:
             bits: program.plan(bits)
             for bits in product((False, True), repeat=len(program.conditions.names))
         }
-        self._starts = {n: program.start(n) for n, s in program.slots.items() if s.kind == "state"}
+        states = {n: s for n, s in program.slots.items() if s.kind == "state"}
+        self._numbers = {n: s for n, s in states.items() if s.begins_as_number}
+        self._starts = {n: program.start(n) for n in states if n not in self._numbers}
 
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay until they are given again."""
@@ -59,10 +61,12 @@ class Step:
             for n, plan in self._starts.items()
             if not any(isinstance(p, Evaluate) for p in plan.phases)
         ]
+        for name, slot in self._numbers.items():
+            frame.slots[name] = _first(slot, frame)
         self._begin(frame, host, early)
         return {
             "options": {**self.program.options, **options},
-            "slots": {n: frame.slots[n] for n in early},
+            "slots": {n: frame.slots[n] for n in (*self._numbers, *early)},
             "t": [0] * len(leaves),
             "calls": 0,
             "steps": 0,
@@ -159,6 +163,15 @@ class Step:
                     fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)
                 ]
             frame.slots[name] = value
+
+
+def _first(slot: SlotSpec, frame: execute.Frame) -> Any:
+    """The first value of a slot that begins as a number."""
+    if slot.reach in ("model", "group"):
+        dtype = torch.bool if slot.logical else torch.float64
+        values = [torch.tensor(slot.init, dtype=dtype) for _ in frame.group_rows]
+        return values if slot.reach == "group" else values[0]
+    return [fresh(slot.init, frame.tensors[i], slot) for i in frame.members[slot.domain]]
 
 
 class Given:

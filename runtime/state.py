@@ -96,7 +96,7 @@ class Slots:
         self, slot: str, frame: execute.Frame, start: Callable[[str], Plan], host: Any
     ) -> None:
         spec = self.program.slots[slot]
-        if not spec.axes and isinstance(spec.init, int | float | bool):
+        if spec.begins_as_number:
             values: Any = spec.init
         else:
             plan = start(slot)
