@@ -89,6 +89,14 @@ rule scheduled(lr: nonnegative = 0.1):
     w <- w - lr * g / (sqrt(h) + 1e-3) / sqrt(t)
 """
 
+LAZY = """
+rule lazy(lr: nonnegative = 0.05):
+    state anchor = zeros(w)
+    every 3:
+        anchor <- grad(w + 0.1)
+    w <- w - lr * (grad(w) + anchor)
+"""
+
 NOISY = """
 rule noisy(lr: nonnegative = 0.1, sigma: nonnegative = 0.01):
     w <- w - lr * (grad(w) + sigma * normal(w))
@@ -128,6 +136,7 @@ RULES = {
     "veto": VETO,
     "routed": ROUTED,
     "scheduled": SCHEDULED,
+    "lazy": LAZY,
     "noisy": NOISY,
     "newton_schulz": NEWTON_SCHULZ,
     "search": SEARCH,

@@ -1,0 +1,59 @@
+"""Variants by what the host knows: a step that is not due does not pay for what it skips."""
+
+from __future__ import annotations
+
+from ..ir import Graph, Node, postorder, substitute, users
+from ..types import HOST
+
+LIMIT = 3
+"""Conditions that make variants; with more, the rest stay selections."""
+
+
+def conditions(graph: Graph) -> list[Node]:
+    """Host-known conditions whose one side holds something that the other does not pay for."""
+    roots = graph.roots()
+    readers = users(roots)
+    found: dict[Node, None] = {}
+    for node in postorder(roots):
+        if node.op != "where" or node.inputs[0].known != HOST or node.inputs[0].type.reach != "model":
+            continue
+        if any(_expensive(side, node, readers) for side in node.inputs[1:]):
+            found[_positive(node.inputs[0])] = None
+    return list(found)[:LIMIT]
+
+
+def _positive(condition: Node) -> Node:
+    return condition.inputs[0] if condition.op == "not" else condition
+
+
+_FREE = {"leaf", "map", "random", "data"}
+
+
+def _expensive(side: Node, select: Node, readers: dict[Node, list[Node]]) -> bool:
+    """Whether a side depends on a cut."""
+    return any(n.kind not in _FREE for n in postorder([side]))
+
+
+def specialise(graph: Graph, bits: dict[Node, bool]) -> Graph:
+    """The rule with these conditions known."""
+    table: dict[Node, Node] = {c: graph.const(v) for c, v in bits.items()}
+    roots = graph.roots()
+    done = substitute(graph, roots, table)
+    chosen: dict[Node, Node] = {}
+    for node in postorder(list(dict.fromkeys(done[r] for r in roots))):
+        new = graph.rebuild(node, tuple(chosen[i] for i in node.inputs)) if node.op != "loop" else node
+        known = _truth(new.inputs[0]) if new.op == "where" else None
+        if known is not None:
+            side = new.inputs[1] if known else new.inputs[2]
+            new = side if side.type == new.type else graph.add("expand", side, type=new.type)
+        chosen[node] = new
+    return graph.with_roots(lambda n: chosen[done[n]])
+
+
+def _truth(node: Node) -> bool | None:
+    if node.op == "const":
+        return bool(node["value"])
+    if node.op == "not":
+        inner = _truth(node.inputs[0])
+        return None if inner is None else not inner
+    return None
