@@ -90,7 +90,8 @@ class Evaluate:
     """Ask the loop for an objective at a point. `points` maps targets to values, "" is the held
     point.
 
-    `axes` are mapped one place at a time: (label, places per value name, size source).
+    `axes` are mapped one place at a time: (label, places per value name, size source). `when` names a
+    condition and the truth value under which the answer is used at all.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Evaluate:
     axes: tuple[str, ...] = ()
     layouts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
+    when: tuple[str, bool] | None = None
 
 
 @dataclass

@@ -360,6 +360,8 @@ def _double(x: Any) -> Tensor:
 
 def _evaluate(phase: Evaluate, frame: Frame) -> None:
     """Ask the loop at a point, once for each place of the axes that point and data have."""
+    if phase.when is not None and truth(frame.get(phase.when[0])) != phase.when[1]:
+        return _unasked(phase, frame)
     data = frame.get(phase.data)
     sizes = []
     for axis in phase.axes:
@@ -390,6 +392,15 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
                 for v, i in zip(value, frame.members[read.wrt], strict=True)
             ]
         frame.values[read.value] = value
+
+
+def _unasked(phase: Evaluate, frame: Frame) -> None:
+    """Stand-ins for answers that a selection will not take."""
+    for read in phase.reads:
+        if read.what in ("value", "jvp"):
+            frame.values[read.value] = torch.zeros((), dtype=torch.float64)
+        else:
+            frame.values[read.value] = [frame.tensors[i] for i in frame.members[read.wrt]]
 
 
 def _found(phase: Evaluate, axis: str, frame: Frame) -> int:

@@ -18,6 +18,7 @@ from ..program import Call, Compute, Evaluate, Loop, Output, Plan, Port, Read, R
 from ..types import HOST, Axis
 from .build import Builder
 from .host import host_module
+from .need import needs
 
 FLOATING = ("c", "s")
 FINE = ("element", "row", "column")
@@ -52,6 +53,7 @@ class Lowering:
         for node in self.order:
             self.cls[node] = self._class(node)
             self.absent[node] = self._absent(node)
+        self.need = needs(self.order, roots)
         for node in self.order:
             self.level[node] = self._level(node)
         self.write_level: dict[Node, int] = {}
@@ -134,9 +136,29 @@ class Lowering:
     def _level(self, n: Node) -> int:
         if self.cls[n] in ("leaf", "host"):
             return 0
-        return max(
-            (self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level), default=0
-        )
+        before = [self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level]
+        literal = self._when(n)
+        if literal is not None:  # the condition is known before the loop is asked
+            before.append(self.level[literal[0]] + 1)
+        return max(before, default=0)
+
+    def _when(self, n: Node) -> tuple[Node, bool] | None:
+        """The condition under which an evaluation is asked for: one for all that it gives."""
+        if self.cls[n] != "ask" or n in self.bound:
+            return None
+        literals = {self.need[x] for x in self._together(n)}
+        literal = literals.pop() if len(literals) == 1 else None
+        return literal if literal is not None and literal[0] in self.level else None
+
+    def _together(self, n: Node) -> list[Node]:
+        """What one evaluation is read for at once; products with vectors stand alone."""
+        if n.op not in ("value", "gradient"):
+            return [n]
+        at = n.inputs[0]
+        plain = ("value", "gradient")
+        return [
+            x for x in self.order if x.op in plain and x.inputs[0] is at and x not in self.bound
+        ]
 
     def _cut(self, i: Node, n: Node) -> int:
         a, b = self.cls[i], self.cls[n]
@@ -159,6 +181,9 @@ class Lowering:
             for i in inputs_of(n):
                 if i in self.cls and self._materialised(i, n):
                     result[i] = self.level[i]
+            literal = self._when(n)
+            if literal is not None and self.cls[literal[0]] in ("s", "m"):
+                result[literal[0]] = self.level[literal[0]]
         for n in self.roots:
             if self.cls[n] in ("c", "s", "t", "m", "r"):
                 result[n] = max(self.level[n], self.write_level.get(n, 0))
@@ -294,20 +319,13 @@ class Lowering:
             return f"host:{self.host(n)}"
         return source_of(n)
 
-    def _ask(self, n: Node) -> Evaluate:
+    def _ask(self, n: Node) -> Evaluate | None:
         """One phase for all plain reads of an evaluation; products with vectors have their own."""
         at = n.inputs[0]
         plain = n.op in ("value", "gradient")
-        if plain:
-            reads = [
-                x
-                for x in self.order
-                if x.op in ("value", "gradient") and x.inputs[0] is at and x not in self.bound
-            ]
-            if reads[0] is not n:
-                return None  # type: ignore[return-value]
-        else:
-            reads = [n]
+        reads = self._together(n)
+        if reads[0] is not n:
+            return None
         targets = at["targets"]
         points = {
             t: "" if x.op == "read" and x["slot"] == t else self.name(x)
@@ -340,7 +358,12 @@ class Lowering:
             tuple(axes),
             layouts,
             {k: self._size(a) for k, a in axes.items()},
+            self._condition(n),
         )
+
+    def _condition(self, n: Node) -> tuple[str, bool] | None:
+        literal = self._when(n)
+        return None if literal is None else (self.name(literal[0]), literal[1])
 
     def _loop(self, n: Node) -> Loop:
         region: Region = n["body"]

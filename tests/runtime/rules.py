@@ -127,6 +127,17 @@ rule search(lr: positive = 1.0):
     w <- w - a * g
 """
 
+RETRY = """
+rule retry(lr: positive = 2.0):
+    f = loss(w)
+    g = grad(w)
+    if loss(w - lr * g) < f:
+        w <- w - lr * g
+    else:
+        y = grad(w - 0.5 * lr * g)
+        w <- w - 0.1 * y
+"""
+
 RULES = {
     "adamw": ADAMW,
     "momentum": MOMENTUM,
@@ -140,4 +151,5 @@ RULES = {
     "noisy": NOISY,
     "newton_schulz": NEWTON_SCHULZ,
     "search": SEARCH,
+    "retry": RETRY,
 }

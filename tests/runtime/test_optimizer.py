@@ -13,7 +13,7 @@ import torch
 from optc.runtime.optimizer import Optimizer, optimizer_class
 
 from .compare import compiled, objective, start
-from .rules import ADAMW, AVERAGED, CLIPPED, MOMENTUM, SAM, VETO
+from .rules import ADAMW, AVERAGED, CLIPPED, MOMENTUM, RETRY, SAM, VETO
 
 
 def made(
@@ -362,3 +362,16 @@ def test_nothing_is_built_again() -> None:
     opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(4))]})
     train(params, opt, 2)
     assert native_builds() == builds
+
+
+@pytest.mark.parametrize(("lr", "evaluations"), [(0.05, 2), (50.0, 3)])
+def test_a_gradient_behind_a_condition_is_asked_only_then(lr: float, evaluations: int) -> None:
+    params, opt = made(RETRY, torch.float64, lr=lr)
+    plain, count = closure_of(params, opt), [0]
+
+    def closure() -> torch.Tensor:
+        count[0] += 1
+        return plain()
+
+    opt.step(closure)
+    assert count[0] == evaluations
