@@ -14,7 +14,18 @@ import torch
 from torch import Tensor
 
 from .objective import Objective
-from .parallel import Answer, Guard, Loop, Params, Points, finite_hvp, modules_of, report, unscale
+from .parallel import (
+    Answer,
+    Guard,
+    Loop,
+    Params,
+    Points,
+    finite_hvp,
+    modules_of,
+    once_only,
+    report,
+    unscale,
+)
 from .tensors import local
 
 __all__ = ["Closure", "Gradients", "Loop", "Objective", "modules_of"]
@@ -246,6 +257,7 @@ class Closure(Loop):
 
     def jvp(self, objective: str, points: Points, data: Any, wrt: str, vector: list[Any]) -> Tensor:
         """Of a scalar loss: its gradient times the vector, which is exact."""
+        once_only(self.params[wrt], complex=False)
         _, g = self.evaluate(objective, points, data, value=False, gradients=(wrt,))
         pairs = zip(g[wrt], vector, strict=True)
         products = [(a * b).sum() for a, b in pairs if a is not None and b is not None]

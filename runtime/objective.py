@@ -27,6 +27,7 @@ from .parallel import (
     as_stored,
     finite_hvp,
     modules_of,
+    once_only,
     report,
     unscale,
 )
@@ -252,7 +253,7 @@ class Objective(Loop):
             except Exception:
                 self.guard.retry()
         result = slow()
-        self.works[what] = False
+        self.works[what] = what != "rows" and self._writes_statistics()
         return result
 
     # Curvature ----------------------------------------------------------------------------
@@ -262,11 +263,8 @@ class Objective(Loop):
     ) -> list[Any]:
         """The derivative by `wrt` of the product of the gradient by `of` with a vector."""
         self._begin()
-        if self.curvature == "finite" or self.sharded:
-            if self.curvature != "finite":
-                raise RuntimeError(
-                    "sharded parameters are differentiated once only: bind(curvature='finite')"
-                )
+        once_only((*self.params[of], *self.params[wrt]))
+        if self.curvature == "finite":
             return finite_hvp(self, objective, points, data, wrt, of, vector)
         v = self._like(of, vector)
         # The fused attention kernels have no second derivative.
@@ -317,6 +315,7 @@ class Objective(Loop):
     def jvp(self, objective: str, points: Points, data: Any, wrt: str, vector: list[Any]) -> Tensor:
         """Forward mode; where something has none, the transpose of the transpose."""
         self._begin()
+        once_only(self.params[wrt])
         v = self._like(wrt, vector)
 
         def twice() -> Tensor:
@@ -353,6 +352,7 @@ class Objective(Loop):
     ) -> list[Any]:
         """The gradient of an objective's values, each times its weight."""
         self._begin()
+        once_only(self.params[wrt])
         live = [p for p in self.params[wrt] if p.requires_grad]
         with self.guard.evaluation(points, quiet=True):
             f = self._answer(objective, data)
@@ -386,9 +386,10 @@ class Objective(Loop):
             and (whole is not None or not isinstance(data, list))
         ):
             wrote = self.guard.wrote
-            held = {t: p for t, p in points.items() if t not in over}
+            at = {t: [None] * len(p or ()) if t in over else p for t, p in points.items()}
             done = None
-            with self.guard.evaluation(held):
+            with self.guard.evaluation(at):
+                writes = self._writes_statistics()
                 try:
                     batch = data if whole is None else whole
                     done = self._mapped(
@@ -401,7 +402,7 @@ class Objective(Loop):
             if done is not None:
                 return done
             self.guard.wrote = wrote
-            self.works["vmap"] = False
+            self.works["vmap"] = writes
         return super().evaluate_many(
             objective, points, data, value=value, gradients=gradients, over=over
         )
@@ -422,32 +423,35 @@ class Objective(Loop):
         cut = [each and isinstance(x, Tensor) and x.dim() > 0 for x in leaves]
         x = {t: [p.detach() for p in self.params[t]] for t in targets}
         for t in over:
+            given = points[t] or []
+            n = next(len(a) for a in given if a is not None)
             x[t] = [
-                p.detach() if a is None else as_stored(a, p)
-                for a, p in zip(points[t] or (), self.params[t], strict=True)
+                p.detach().expand(n, *p.shape) if a is None else as_stored(a, p)
+                for a, p in zip(given, self.params[t], strict=True)
             ]
         along = {t: 0 if t in over else None for t in targets}
 
-        def one(values: dict[str, list[Tensor]], rows: list[Any]) -> Any:
+        def one(values: dict[str, list[Tensor]], rows: list[Any], stats: Any) -> Any:
             batch = [r[None] if c else r for r, c in zip(rows, cut, strict=True)]
             both = pytree.tree_unflatten(batch, spec)
 
             def of(chosen: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
-                f = at({**values, **chosen}, both)
+                f = at({**values, **chosen}, both, stats)
                 return f, f.detach()
 
             if not gradients:
-                return {}, at(values, both)
+                return {}, at(values, both, stats)
             return torch.func.grad(of, has_aux=True)({t: values[t] for t in gradients})
 
-        n = next((len(r) for r, c in zip(leaves, cut, strict=True) if c), 0)
+        n = count(data) if each else len(x[over[0]][0])
+        stats = {k: b.expand(n, *b.shape) for k, b in self._whole.statistics().items()}
         moving = [p for t in targets for p in self.params[t]]
         g, f = torch.vmap(
             one,
-            in_dims=(along, [0 if c else None for c in cut]),
+            in_dims=(along, [0 if c else None for c in cut], dict.fromkeys(stats, 0)),
             randomness="same" if self.guard.seed == "same" else "different",
-            chunk_size=self._chunk(moving, n or 1 << 30),
-        )(x, leaves)
+            chunk_size=self._chunk(moving, n),
+        )(x, leaves, stats)
         asked = {
             t: [
                 h.detach() if p.requires_grad else None
@@ -460,19 +464,28 @@ class Objective(Loop):
         return f.detach() if value else None, asked
 
     def _pure(self, targets: list[str], answer: Function) -> Function:
-        """The objective as a pure function of the values of targets, by functional_call."""
+        """The objective as a pure function of the values of targets, by functional_call.
+
+        It writes running statistics into copies; where they are to be kept it is not the way.
+        """
         whole = self._whole
-        if whole is None:
-            raise RuntimeError("no model is bound")
+        if whole is None or self._writes_statistics():
+            raise RuntimeError("a pure function needs a model, and keeps no statistics")
         whole.answer = answer
         names = {id(p): n for n, p in whole.named_parameters()}
         keys = {t: [names[id(p)] for p in self.params[t]] for t in targets}
 
-        def at(values: dict[str, list[Tensor]], data: Any) -> Tensor:
+        def at(values: dict[str, list[Tensor]], data: Any, statistics: Any = None) -> Tensor:
             pairs = {k: v for t, vs in values.items() for k, v in zip(keys[t], vs, strict=True)}
+            buffers = whole.statistics() if statistics is None else statistics
+            pairs.update({k: b.clone() for k, b in buffers.items()})
             return functional_call(whole, pairs, (data,))
 
         return at
+
+    def _writes_statistics(self) -> bool:
+        """Whether the evaluation that runs is the one that leaves running statistics."""
+        return self.guard.writing and self._whole is not None and bool(self._whole.statistics())
 
     @cached_property
     def _whole(self) -> Any:
@@ -562,6 +575,15 @@ class _Whole(torch.nn.Module):
 
     def forward(self, data: Any) -> Any:
         return self.answer(data)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The running statistics that a forward pass would write."""
+        return {
+            f"{name}.{key}": buffer
+            for name, m in self.named_modules()
+            if m.training and getattr(m, "track_running_stats", False)
+            for key, buffer in m.named_buffers(recurse=False)
+        }
 
 
 def _takes_argument(function: Any) -> bool:

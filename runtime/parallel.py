@@ -29,14 +29,28 @@ SMALL = 1 << 20
 # Points ---------------------------------------------------------------------------------------
 
 
-def modules_of(closure: Any) -> list[torch.nn.Module]:
-    """The modules that a closure names: its free variables and the globals that it reads."""
+def modules_of(function: Any, depth: int = 3) -> list[torch.nn.Module]:
+    """The modules that a closure reaches by name.
+
+    Looked into are its free variables and globals, the attributes of objects among the former
+    (`self.model`), and functions that it calls, of its own file.
+    """
+    function = inspect.unwrap(getattr(function, "func", function))
+    owner = getattr(function, "__self__", None)
+    named: list[Any] = [] if owner is None else [owner]
     try:
-        names = inspect.getclosurevars(inspect.unwrap(closure))
+        names = inspect.getclosurevars(function)
     except TypeError:
-        return []
-    found = [*names.nonlocals.values(), *names.globals.values()]
-    return [m for m in found if isinstance(m, torch.nn.Module)]
+        return [m for m in named if isinstance(m, torch.nn.Module)]
+    named += names.nonlocals.values()
+    held = [x for v in named if hasattr(v, "__dict__") for x in vars(v).values()]
+    found: dict[torch.nn.Module, None] = {}
+    for x in (*named, *held, *names.globals.values()):
+        if isinstance(x, torch.nn.Module):
+            found[x] = None
+        elif depth and inspect.isroutine(x) and x.__module__ == function.__module__:
+            found.update(dict.fromkeys(modules_of(x, depth - 1)))
+    return list(found)
 
 
 def is_swappable(p: Tensor) -> bool:
@@ -177,17 +191,17 @@ class Statistics:
 
 
 class Ranks:
-    """The data-parallel wrapper within a model, if there is one."""
+    """The data-parallel wrapper among the modules, if there is one."""
 
-    def __init__(self, model: torch.nn.Module | None):
+    def __init__(self, modules: Iterable[torch.nn.Module]):
         kind = torch.nn.parallel.DistributedDataParallel
-        inside = model.modules() if model is not None else ()
+        inside = list(dict.fromkeys(m for root in modules for m in root.modules()))
         self.wrapper: Any = next((m for m in inside if isinstance(m, kind)), None)
-        self.silent: Any = self.wrapper if self.wrapper is not None else model
+        self.silent: Any = next((m for m in inside if hasattr(m, "no_sync")), None)
 
     def quiet(self) -> AbstractContextManager[Any]:
         """No exchange of gradients within, where the model knows `no_sync`."""
-        return self.silent.no_sync() if hasattr(self.silent, "no_sync") else nullcontext()
+        return nullcontext() if self.silent is None else self.silent.no_sync()
 
     @property
     def reuses_gradients(self) -> bool:
@@ -248,14 +262,14 @@ class Guard:
         self.in_place = in_place
         modules = tuple(modules)
         self.generators, self.statistics = Generators(params), Statistics(modules)
-        self.ranks = Ranks(modules[0] if modules else None)
+        self.ranks = Ranks(modules)
         self.reset()
 
     def reset(self) -> None:
         """A new step begins."""
         self.start: tuple[list[Tensor], Snapshot] | None = None
         self.mark: tuple[list[Tensor], Snapshot] = ([], [])
-        self.wrote = self.perturbed = self.skipped_sync = False
+        self.wrote = self.writing = self.perturbed = self.skipped_sync = False
 
     @contextmanager
     def evaluation(self, points: Points, quiet: bool = False) -> Iterator[None]:
@@ -267,6 +281,7 @@ class Guard:
         self.mark = (self.start[0] if self.seed == "same" else before[0]), before[1]
         writes = not self.wrote and (self.stats == "first" or (self.stats == "held" and held))
         silent = self.alone(held) or quiet
+        self.writing = writes
         self.perturbed = self.perturbed or not held
         try:
             if again and self.seed == "same":
@@ -426,6 +441,15 @@ def _stack(tensors: Sequence[Any]) -> Any:
     return None if any(t is None for t in tensors) else torch.stack(list(tensors))
 
 
+def once_only(params: Iterable[Tensor], complex: bool = True) -> None:
+    """Refuse what has only gradients."""
+    for p in params:
+        if type(p) not in (Tensor, torch.nn.Parameter):
+            raise RuntimeError("sharded parameters give gradients, and no other derivatives")
+        if p.is_complex() and not complex:
+            raise RuntimeError("differences of gradients are not offered for complex parameters")
+
+
 def finite_hvp(
     loop: Loop, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
 ) -> list[Any]:
@@ -433,6 +457,7 @@ def finite_hvp(
 
     eps is that of the parameters' type (of float32 for narrower ones).
     """
+    once_only(loop.params[of], complex=False)
     base = points[of]
     x = [p.detach() for p in loop.params[of]] if base is None else base
     v = [torch.zeros_like(a) if b is None else b for a, b in zip(x, vector, strict=True)]
