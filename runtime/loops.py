@@ -193,9 +193,12 @@ class Closure(Loop):
             )
         taken = [None if g is None else g.detach() for g in taken]
         if self.scaler is not None and self.scaler.is_enabled():
+            scale = self.scaler._get_scale_async()
+            if scale is None:
+                raise RuntimeError("with a scaler, the closure calls scaler.scale(loss).backward()")
             if self.found_inf is None:
                 self.found_inf = torch.zeros((), dtype=torch.float32, device=self.all[0].device)
-            unscale(taken, self.scaler._get_scale_async(), self.found_inf)
+            unscale(taken, scale, self.found_inf)
         self._refuse_reuse(taken)
         if not self.once and (self.guard.ranks.reuses_gradients or share_storage(taken)):
             taken = [None if g is None else g.clone() for g in taken]

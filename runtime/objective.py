@@ -535,7 +535,7 @@ class Objective(Loop):
         if callable(source):
             return source(size) if _takes_argument(source) else source()
         if isinstance(source, Tensor) or (
-            isinstance(source, tuple | list | dict)
+            isinstance(source, tuple | dict)
             and all(isinstance(x, Tensor) for x in pytree.tree_leaves(source))
         ):
             n = count(source)

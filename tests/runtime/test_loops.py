@@ -436,6 +436,13 @@ def test_bfloat16_autocast():
     assert g[0].dtype == torch.float32 and same(g, h)
 
 
+def test_a_scaler_that_the_closure_does_not_use():
+    model = network()
+    loop = Closure(params(model), ordinary(model), scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(RuntimeError, match="scaler.scale"):
+        ask(loop)
+
+
 def test_a_scaler_unscales_each_evaluation_and_hears_of_one_decision():
     model = network(0.0).float()
     x, y = data()
@@ -480,6 +487,8 @@ def test_a_scaler_unscales_each_evaluation_and_hears_of_one_decision():
 RANKS = """
     import sys, torch, torch.distributed as dist
     from torch import nn
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel as DDP
     from optc.runtime.loops import Closure, Objective
 
@@ -545,6 +554,26 @@ RANKS = """
             check(getattr(bound, name)("loss", HELD, x, *more), expected)
         bound.finish()
         check(ask(Closure(params, closure_of(model, x))), g0)  # DDP itself goes on
+
+    with torch.enable_grad():
+        model = build()
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    params = {"w": list(model.parameters())}
+    whole_of = lambda tensors: [t.full_tensor() for t in tensors]
+    before = [p.detach().to_local().clone() for p in params["w"]]
+    shards = {"w": [p + 0.1 for p in before]}
+    loop = Closure(params, closure_of(model, x))
+    first = ask(loop); second = ask(loop, shards)
+    check(whole_of(first), g0); check(whole_of(second), g1)
+    loop.finish()
+    check(whole_of([p.grad for p in params["w"]]), g0)
+    bound = Objective(params, model, loss(model))
+    check(whole_of(ask(bound, shards, x)), g1)
+    check([p.detach().to_local() for p in params["w"]], before, rtol=0, atol=0)
+    try:
+        bound.hvp("loss", HELD, x, "w", "w", shards["w"])
+    except RuntimeError as e:
+        assert "no other derivatives" in str(e)
     dist.destroy_process_group()
 """
 
