@@ -51,10 +51,33 @@ class Frame:
     def get(self, name: str) -> Any:
         """A value by its name."""
         if name.startswith("slot:"):
-            return self.slots[name[5:]]
+            return self.column(name[5:])
         if name.startswith("host:"):
             return torch.tensor(float(self.group_rows[0][int(name[5:])]), dtype=torch.float64)
         return self.values[name]
+
+    def column(self, slot: str) -> Any:
+        """What a slot holds; of `PATH@DOMAIN` the tensors of that domain."""
+        if slot not in self.slots:
+            base, _, domain = slot.partition("@")
+            whole, places = self.slots[base], self.members[self.program.slots[base].domain]
+            at = {i: k for k, i in enumerate(places)}
+            self.slots[slot] = [whole[at[i]] for i in self.members[domain]]
+        return self.slots[slot]
+
+    def spec(self, slot: str) -> Any:
+        return self.program.slots[slot.partition("@")[0]]
+
+    def replace(self, slot: str, column: Any) -> None:
+        """Give a slot new tensors, in a functional step; a routed part also within the whole."""
+        self.slots[slot] = column
+        base, _, domain = slot.partition("@")
+        if domain:
+            whole = list(self.slots[base])
+            at = {i: k for k, i in enumerate(self.members[self.program.slots[base].domain])}
+            for i, value in zip(self.members[domain], column, strict=True):
+                whole[at[i]] = value
+            self.slots[base] = whole
 
     def size(self, spec: Any) -> int:
         """The number of places of an axis."""
@@ -84,7 +107,7 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     outcome = outcome or settle(plan, frame)
     for kind, when, _ in plan.outcomes:
         if kind == "snapshot" and truth(frame.get(when)):
-            snapshots.append({s: _copy(v) for s, v in frame.slots.items()})
+            snapshots.append({s: _copy(v) for s, v in frame.slots.items() if "@" not in s})
     if outcome.startswith("restore") and snapshots:
         saved = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
         for slot, value in saved.items():
@@ -102,9 +125,13 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
 def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:
     """Which tensors the step wrote: their clocks go on."""
     for slot, value in values.items():
-        spec = frame.program.slots[slot]
+        spec = frame.spec(slot)
         if spec.kind == "target" and isinstance(value, list):
-            mark_took(frame, spec.domain, [k for k, v in enumerate(value) if v is None])
+            mark_took(
+                frame,
+                slot.partition("@")[2] or spec.domain,
+                [k for k, v in enumerate(value) if v is None],
+            )
 
 
 def mark_took(frame: Frame, domain: str, absent: list[int]) -> None:
@@ -145,11 +172,11 @@ def _copy(value: Any) -> Any:
 
 def _assign(frame: Frame, slot: str, value: Any) -> None:
     """Write a slot that had to wait: in place, or as a new value in a functional step."""
-    old = frame.slots[slot]
+    old = frame.column(slot)
     if frame.functional:
         if isinstance(old, list):
             value = [o if v is None else stored(v, o) for v, o in zip(value, old, strict=True)]
-        frame.slots[slot] = value
+        frame.replace(slot, value)
     elif isinstance(old, list):
         write(old, value)
     else:
@@ -264,18 +291,17 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
     """Keep what a phase gave for each tensor: a column, or a reduction finished over tensors."""
     if not output.combine or output.how == "tensor":
         value: Any = parts
-        if output.slot and frame.program.slots[output.slot].kind == "target":
+        if output.slot and frame.spec(output.slot).kind == "target":
             mark_took(frame, phase.space, [k for k, p in enumerate(parts) if p is None])
             frame.written = True
         if output.slot and not frame.functional:
-            value = write(frame.slots[output.slot], parts)
-            frame.slots[output.slot] = value
+            value = write(frame.column(output.slot), parts)
         elif output.slot:
             value = [
                 o if p is None else stored(p, o)
-                for p, o in zip(parts, frame.slots[output.slot], strict=True)
+                for p, o in zip(parts, frame.column(output.slot), strict=True)
             ]
-            frame.slots[output.slot] = value
+            frame.replace(output.slot, value)
         frame.values[output.value] = value
         return
     members = frame.members[phase.space]
@@ -363,6 +389,8 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
     if phase.when is not None and truth(frame.get(phase.when[0])) != phase.when[1]:
         return _unasked(phase, frame)
     data = frame.get(phase.data)
+    if len(phase.axes) == 1 and phase.reads[0].what in ("value", "gradient"):
+        return _keep(phase, frame, _many(phase, data, frame))
     sizes = []
     for axis in phase.axes:
         if isinstance(data, Mapped) and axis in data.axes:
@@ -379,9 +407,43 @@ def _evaluate(phase: Evaluate, frame: Frame) -> None:
         points = {t: _pick(v, phase, where, frame) if v else None for t, v in phase.points.items()}
         chosen = data.items[where[data.axes[0]]] if isinstance(data, Mapped) else data
         answers.append(_ask(phase, points, chosen, where, frame))
-    for at, read in enumerate(phase.reads):
-        parts = [a[at] for a in answers]
-        value = parts[0] if not phase.axes else stacked(parts, sizes)
+    parts = [[a[at] for a in answers] for at in range(len(phase.reads))]
+    _keep(phase, frame, [p[0] if not phase.axes else stacked(p, sizes) for p in parts])
+
+
+def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
+    """One axis, of points or of the data: the loop may map over it at once."""
+    axis, reads = phase.axes[0], phase.reads
+    points: dict[str, Any] = {}
+    over = []
+    for target, name in phase.points.items():
+        point = frame.get(name) if name else None
+        if name and axis in phase.layouts.get(name, ()):
+            over.append(target)
+            members = frame.members[target]
+            point = [
+                frame.tensors[i].expand(len(point[0]), *frame.tensors[i].shape)
+                if p is None
+                else p.to(frame.tensors[i].dtype)
+                for p, i in zip(point, members, strict=True)
+            ]
+        elif point is not None:
+            point = _in_type(point, target, frame)
+        points[target] = point
+    value, gradients = frame.loop.evaluate_many(
+        phase.objective,
+        points,
+        data.pieces if isinstance(data, Mapped) else data,
+        value=any(r.what == "value" for r in reads),
+        gradients=tuple(dict.fromkeys(r.wrt for r in reads if r.what == "gradient")),
+        over=tuple(over),
+    )
+    return [value if r.what == "value" else gradients[r.wrt] for r in reads]
+
+
+def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
+    """Give the loop's answers their names: gradients as real local tensors, of descent."""
+    for read, value in zip(phase.reads, answers, strict=True):
         if read.what == "value":
             value = value.detach().double()
         if frame.wrapped and isinstance(value, list):
@@ -460,7 +522,11 @@ class Mapped:
     """Data with an axis: one batch for each place."""
 
     axes: tuple[str, ...]
-    items: list[Any]
+    pieces: Any
+
+    @property
+    def items(self) -> list[Any]:
+        return list(getattr(self.pieces, "items", self.pieces))
 
 
 def stacked(parts: list[Any], sizes: list[int]) -> Any:
@@ -489,7 +555,7 @@ def _call(phase: Call, frame: Frame) -> None:
         arguments = [frame.get(x) for x in phase.inputs]
         result = frame.loop.data(phase.op, arguments, phase.attributes)
         if phase.op in ("split", "each"):
-            result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), list(result))
+            result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)
         frame.values[phase.output] = result
 
 

@@ -135,7 +135,11 @@ class Step:
         took = execute.took_part(frame) or [True] * len(leaves)
         after = {
             "options": state["options"] | options,
-            "slots": {k: v for k, v in frame.slots.items() if k not in self.program.targets},
+            "slots": {
+                k: v
+                for k, v in frame.slots.items()
+                if "@" not in k and k not in self.program.targets
+            },
             "t": [
                 n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)
             ],

@@ -184,7 +184,7 @@ class Prepared:
             frame.values[output.value] = column
             if output.slot:
                 frame.written = True
-                if frame.program.slots[output.slot].kind == "target":
+                if frame.spec(output.slot).kind == "target":
                     execute.mark_took(frame, self.phase.space, absent)
         for reduction, output in zip(self.reductions, self.sums, strict=True):
             if output.how == "model":
@@ -315,7 +315,7 @@ class Part:
 
 
 def _is_target(name: str, program: Program) -> bool:
-    return program.slots[name[5:]].kind == "target"
+    return program.slots[name[5:].partition("@")[0]].kind == "target"
 
 
 def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> Any:

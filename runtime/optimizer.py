@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.bounds import complaint
-from ..compiler.program import Plan, Program
+from ..compiler.program import Evaluate, Plan, Program
 from . import execute
 from .layout import Layout
 from .loops import Closure, Gradients, Loop, Objective
@@ -62,6 +62,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {**program.options, **options}
         defaults.update(maximize=maximize, seed=seed, calls=0, steps=0)
         self._bound: Objective | None = None
+        self._binding: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
         self.backend = backend
         self.metrics: dict[str, Any] = {}
@@ -127,6 +128,7 @@ class Optimizer(torch.optim.Optimizer):
         """Tell the rule how to evaluate its losses at any point: see `runtime.loops.Objective`."""
         layout = self._arrange()
         self._bound = Objective(layout.targets(), model=model, objective=objective, **more)
+        self._binding = {"model": model, "objective": objective, **more}
         return self
 
     def supply(self, **inputs: Any) -> None:
@@ -162,6 +164,8 @@ class Optimizer(torch.optim.Optimizer):
     def _arrange(self) -> Layout:
         if self._layout is None or not self._layout.current(self.param_groups):
             self._layout = Layout(self.program, self.param_groups)
+            if self._bound is not None:
+                self._bound = Objective(self._layout.targets(), **self._binding)
             self._slots = None
             self._kernels = None
         return self._layout
@@ -173,6 +177,7 @@ class Optimizer(torch.optim.Optimizer):
         call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions())
+        loop.turn, loop.once = call, sum(isinstance(p, Evaluate) for p in plan.phases) < 2
         frame = execute.Frame(
             self.program,
             layout.locals(),
@@ -270,12 +275,14 @@ def _restore_types(optimizer: Any) -> None:
     optimizer._slots = None
 
 
-def optimizer_class(program: Program) -> type[Optimizer]:
-    """The optimizer class of a compiled rule."""
-    words = "".join(part.title() for part in program.name.split("_"))
+def optimizer_class(program: Program, name: str = "", module: str = "") -> type[Optimizer]:
+    """The optimizer class of a compiled rule; `module` is the one that holds it, if any does."""
+    words = name or "".join(part.title() for part in program.name.split("_"))
     options = "\n".join(f"    {k} = {v}" for k, v in program.options.items())
     doc = f"{program.doc or program.name}\n\nOptions and their defaults:\n{options}"
-    return type(words, (Optimizer,), {"program": program, "__doc__": doc, "__reduce_ex__": _reduce})
+    members: dict[str, Any] = {"program": program, "__doc__": doc}
+    members |= {"__module__": module} if module else {"__reduce_ex__": _reduce}
+    return type(words, (Optimizer,), members)
 
 
 def _reduce(self: Optimizer, protocol: int) -> Any:

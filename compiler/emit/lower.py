@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..ir import Graph, Node, Region, body_nodes, captured, inputs_of, postorder
+from ..ir import Graph, Node, Region, captured, inputs_of
 from ..ops import OPS
-from ..program import Call, Compute, Evaluate, Loop, Output, Plan, Port, Read, Route
+from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
 from ..types import HOST, Axis
 from .build import Builder
-from .host import host_module
 from .need import needs
 
 FLOATING = ("c", "s")
@@ -25,8 +24,17 @@ FINE = ("element", "row", "column")
 
 
 def source_of(node: Node) -> str:
-    """The name of a value between phases."""
-    return f"slot:{node['slot']}" if node.op == "read" else f"v{node.number}"
+    """The name of a value between phases; a routed part of a slot is `slot:PATH@DOMAIN`."""
+    if node.op == "read":
+        return f"slot:{node['slot']}"
+    if routed_read(node):
+        return f"slot:{node.inputs[0]['slot']}@{node.type.domain}"
+    return f"v{node.number}"
+
+
+def routed_read(node: Node) -> bool:
+    """Whether a node is the part of a slot that a `for` block routes."""
+    return node.op == "restrict" and node.inputs[0].op == "read"
 
 
 def label(axis: Axis) -> str:
@@ -79,7 +87,7 @@ class Lowering:
         """leaf, host, data, ask, call, loop, route, draw; or where it is computed: c (a kernel over
         elements), s (a scalar, floating), t (torch, tensor by tensor), m (torch, over the model),
         r (a reduction that ends a pass over cells)."""
-        if n in self.bound or n.op in ("read", "parameter"):
+        if n in self.bound or n.op in ("read", "parameter") or routed_read(n):
             return "leaf"
         if (
             n.known <= HOST
@@ -415,105 +423,3 @@ _CLASS = {
     "out": "out",
     "random": "draw",
 }
-
-
-# Plans ----------------------------------------------------------------------------------------
-
-
-def plan(graph: Graph) -> Plan:
-    """The phases of a step, with every write at a place where nobody reads the old version after
-    it.
-    """
-    writes = {s: n for s, n in graph.writes.items()}
-    roots = [*dict.fromkeys(graph.roots())]
-    low = Lowering(graph, roots)
-    decided = max((low.level[e.when] + 1 for e in graph.outcomes), default=0)
-    for slot, node in writes.items():
-        if low.cls[node] == "c" and slot not in graph.always:
-            low.write_level[node] = decided
-    for _ in range(8):
-        low.hosts.clear()
-        phases = low.phases()
-        late = _late_readers(low, phases, writes)
-        if not late:
-            break
-        low.write_level.update(late)
-    in_place = _mark_in_place(low, phases, writes, decided)
-    deferred = {s: low.name(n) for s, n in writes.items() if s not in in_place}
-    endings = [
-        (e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "")
-        for e in graph.outcomes
-    ]
-    metrics = {k: low.name(n) for k, n in graph.metrics.items()}
-    evals = {k: low.name(n) for k, n in graph.evals.items()}
-    reaches = {f"v{n.number}": n.type.reach for n in low.order}
-    took = {s: low.name(n) for s, n in writes.items() if graph.slots[s].kind == "target"}
-    host = host_module(low.hosts)
-    return Plan(
-        phases, host, deferred, in_place, endings, metrics, evals, graph.always, reaches, took
-    )
-
-
-def reads(phase: Any) -> set[str]:
-    """The values that a phase reads."""
-    if isinstance(phase, Compute):
-        return {p.source for p in phase.inputs if p.how not in ("host", "like", "draw")}
-    if isinstance(phase, Evaluate):
-        held = {f"slot:{t}" for t in phase.points}
-        return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
-    if isinstance(phase, Loop):
-        inner = {x for p in phase.body for x in reads(p)}
-        return inner | {a for a, _ in phase.carried} | set(phase.outputs)
-    return set(phase.inputs)
-
-
-def _writer(phases: list[Any], value: str) -> int:
-    for at, phase in enumerate(phases):
-        if isinstance(phase, Compute) and any(
-            o.value == value and o.how == "cell" for o in phase.outputs
-        ):
-            return at
-    return -1
-
-
-def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> dict[Node, int]:
-    """Kernel writes that must move to a later level, because the old version is read there."""
-    late = {}
-    for slot, node in writes.items():
-        at = _writer(phases, f"v{node.number}")
-        if at < 0 or low.cls[node] != "c":
-            continue
-        last = max((i for i, p in enumerate(phases) if f"slot:{slot}" in reads(p)), default=-1)
-        if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
-            level = max(
-                low.ready[n]
-                for n in low.ready
-                if f"v{n.number}" in {o.value for o in phases[last].outputs}
-            )
-            if level > low.write_level.get(node, low.level[node]):
-                late[node] = level
-    return late
-
-
-def _mark_in_place(
-    low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int
-) -> set[str]:
-    done = set()
-    for slot, node in writes.items():
-        at = _writer(phases, f"v{node.number}")
-        if at < 0 or low.ready[node] < decided or low.graph.slots[slot].type.axes:
-            continue
-        last = max((i for i, p in enumerate(phases) if f"slot:{slot}" in reads(p)), default=-1)
-        twice = sum(n is node for n in writes.values()) > 1
-        if last <= at and not twice and phases[at].space == low.graph.slots[slot].type.domain:
-            phase = phases[at]
-            phase.outputs = [
-                Output(o.value, o.how, o.combine, slot) if o.value == f"v{node.number}" else o
-                for o in phase.outputs
-            ]
-            phase.in_place.add(slot)
-            done.add(slot)
-    return done
-
-
-__all__ = ["Lowering", "Port", "plan", "postorder", "body_nodes"]

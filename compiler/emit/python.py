@@ -27,6 +27,9 @@ INLINE = 68
 """Longer expressions are taken apart into statements."""
 
 INDENT = "    "
+HOME = "ir"
+"""The name by which printed data calls the module of the classes of a program."""
+
 RESERVED = frozenset(
     (*keyword.kwlist, *keyword.softkwlist, *dir(builtins), "torch", "math", "cells", "scalars")
 )
@@ -136,7 +139,7 @@ def data(value: Any, indent: str = "", room: int = WIDTH) -> str:
     if isinstance(value, dict):
         return bracketed("{", [_entry(k, v) for k, v in value.items()], "}", indent, room)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return bracketed(f"{type(value).__name__}(", _fields(value), ")", indent, room)
+        return bracketed(f"{HOME}.{type(value).__name__}(", _fields(value), ")", indent, room)
     raise AssertionError(f"no literal for {type(value).__name__}")
 
 
@@ -182,7 +185,7 @@ def bracketed(
     """Items on one line where they fit, or one a line."""
     flat = [item(indent, 10**6) for item in items]
     one = opening + ", ".join(flat) + ("," if trailing else "") + closing
-    if not items or (len(indent) + len(one) + WIDTH - room <= WIDTH and "\n" not in one):
+    if not items or len(one) <= room:
         return one
     deeper = indent + INDENT
     lines = [f"{deeper}{item(deeper, WIDTH - len(deeper) - 1)}," for item in items]
@@ -231,7 +234,7 @@ class Printer:
             line = "return " + ", ".join(x("", 0) for x in items)
             if len(line) + len(INDENT) <= WIDTH:
                 return [*self.lines, line]
-        last = bracketed("return (", items, ")", INDENT, trailing=len(items) == 1)
+        last = bracketed("return (", items, ")", INDENT, WIDTH - len(INDENT), len(items) == 1)
         return [*self.lines, *_undented(last)]
 
     def _statement(self, node: fx.Node, wanted: Mapping[fx.Node, str]) -> None:
@@ -350,7 +353,7 @@ def _wrapped(before: str, made: ast.expr) -> str:
         return line
     items = [_said(_text(x)) for x in made.args]
     items += [_said(f"{k.arg}={_text(k.value)}") for k in made.keywords]
-    return bracketed(f"{before}{_text(made.func)}(", items, ")", INDENT)
+    return bracketed(f"{before}{_text(made.func)}(", items, ")", INDENT, 0)
 
 
 def _undented(text: str) -> list[str]:

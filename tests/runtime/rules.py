@@ -138,6 +138,14 @@ rule retry(lr: positive = 2.0):
         w <- w - 0.1 * y
 """
 
+SNES = """
+rule population(lr: nonnegative = 0.1, sigma: positive = 0.1):
+    z = normal(w, probes(6))
+    f = loss(w + sigma * z)
+    u = (f - mean(f, over = probes)) / sigma
+    w <- w - lr * sum(u * z, over = probes) / 6
+"""
+
 RULES = {
     "adamw": ADAMW,
     "momentum": MOMENTUM,
@@ -152,4 +160,5 @@ RULES = {
     "newton_schulz": NEWTON_SCHULZ,
     "search": SEARCH,
     "retry": RETRY,
+    "population": SNES,
 }

@@ -1,0 +1,132 @@
+"""The plan of a step: its phases, and for each write the place where it happens.
+
+A write is made in place by the kernel that computes it, if nobody reads the old version afterwards
+and
+the outcome of the step is known by then. Other writes wait for the end of the step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ir import Graph, Node
+from ..program import Compute, Evaluate, Loop, Output, Plan
+from .host import host_module
+from .lower import Lowering
+
+
+def plan(graph: Graph) -> Plan:
+    """Lower a graph; kernel writes move to later phases until no old version is read after them."""
+    writes = {key: node for s, n in graph.writes.items() for key, node in parts(s, n).items()}
+    others = [r for r in graph.roots() if r not in graph.writes.values()]
+    low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
+    decided = max((low.level[e.when] + 1 for e in graph.outcomes), default=0)
+    for slot, node in writes.items():
+        if low.cls[node] == "c" and slot not in graph.always:
+            low.write_level[node] = decided
+    for _ in range(8):
+        low.hosts.clear()
+        phases = low.phases()
+        late = _late_readers(low, phases, writes)
+        if not late:
+            break
+        low.write_level.update(late)
+    in_place = _mark_in_place(low, phases, writes, decided)
+    return Plan(
+        phases=phases,
+        host=host_module(low.hosts),
+        deferred={s: low.name(n) for s, n in writes.items() if s not in in_place},
+        in_place=in_place,
+        outcomes=[
+            (e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "")
+            for e in graph.outcomes
+        ],
+        metrics={k: low.name(n) for k, n in graph.metrics.items()},
+        evals={k: low.name(n) for k, n in graph.evals.items()},
+        always=graph.always,
+        reaches={f"v{n.number}": n.type.reach for n in low.order},
+    )
+
+
+def parts(slot: str, node: Node) -> dict[str, Node]:
+    """A write to the parts that `for` blocks route is one write a part: `PATH@DOMAIN`."""
+    if node.op != "merge" or node.inputs[0].op != "read" or node.inputs[0]["slot"] != slot:
+        return {slot: node}
+    return {f"{slot}@{d}": p for d, p in zip(node["domains"], node.inputs[1:], strict=True)}
+
+
+def reads(phase: Any) -> set[str]:
+    """The values that a phase reads."""
+    if isinstance(phase, Compute):
+        return {p.source for p in phase.inputs if p.how not in ("host", "like", "draw")}
+    if isinstance(phase, Evaluate):
+        held = {f"slot:{t}" for t in phase.points}
+        return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
+    if isinstance(phase, Loop):
+        inner = {x for p in phase.body for x in reads(p)}
+        return inner | {a for a, _ in phase.carried} | set(phase.outputs)
+    return set(phase.inputs)
+
+
+def _touches(read: str, slot: str) -> bool:
+    """Whether a value that is read holds cells of a slot (or of a routed part of it)."""
+    if not read.startswith("slot:"):
+        return False
+    (a, _, one), (b, _, two) = read[5:].partition("@"), slot.partition("@")
+    within = (
+        not one or not two or one == two or one.startswith(two + "|") or two.startswith(one + "|")
+    )
+    return a == b and within
+
+
+def _last_reader(phases: list[Any], slot: str) -> int:
+    return max(
+        (i for i, p in enumerate(phases) if any(_touches(r, slot) for r in reads(p))), default=-1
+    )
+
+
+def _writer(phases: list[Any], value: str) -> int:
+    for at, phase in enumerate(phases):
+        if isinstance(phase, Compute) and any(
+            o.value == value and o.how == "cell" for o in phase.outputs
+        ):
+            return at
+    return -1
+
+
+def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> dict[Node, int]:
+    """Kernel writes that must move to a later level, because the old version is read there."""
+    late = {}
+    for slot, node in writes.items():
+        at = _writer(phases, f"v{node.number}")
+        if at < 0 or low.cls[node] != "c":
+            continue
+        last = _last_reader(phases, slot)
+        if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
+            values = {o.value for o in phases[last].outputs}
+            level = max(low.ready[n] for n in low.ready if f"v{n.number}" in values)
+            if level > low.write_level.get(node, low.level[node]):
+                late[node] = level
+    return late
+
+
+def _mark_in_place(
+    low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int
+) -> set[str]:
+    done = set()
+    for slot, node in writes.items():
+        at, value = _writer(phases, f"v{node.number}"), f"v{node.number}"
+        if at < 0 or low.ready[node] < decided or node.type.axes:
+            continue
+        base, _, domain = slot.partition("@")
+        twice = sum(n is node for n in writes.values()) > 1
+        own = (domain or low.graph.slots[base].type.domain) == phases[at].space
+        if _last_reader(phases, slot) <= at and not twice and own:
+            phase = phases[at]
+            phase.outputs = [
+                Output(o.value, o.how, o.combine, slot) if o.value == value else o
+                for o in phase.outputs
+            ]
+            phase.in_place.add(slot)
+            done.add(slot)
+    return done
