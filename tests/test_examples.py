@@ -1,0 +1,109 @@
+"""Every example compiles and trains; the classical ones are torch's, step for step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import optc
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
+ADAGRAD = "rule adagrad(lr: nonnegative = 0.01):\n    precondition adagrad()\n    step lr\n"
+RMSPROP = "rule rmsprop(lr: nonnegative = 0.01):\n    precondition rmsprop()\n    step lr\n"
+
+
+def example(name: str) -> Any:
+    return optc.load(Path(__file__).parents[1] / "examples" / f"{name}.opt")
+
+
+def model(dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)).to(
+        dtype
+    )
+
+
+def train(net: torch.nn.Module, opt: Any, steps: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    dtype = next(net.parameters()).dtype
+    for _ in range(steps):
+        x = torch.randn(16, 6, generator=generator, dtype=torch.float64).to(dtype)
+
+        def closure(x: torch.Tensor = x) -> torch.Tensor:
+            opt.zero_grad()
+            loss = ((net(x) - x[:, :3].sin()) ** 2).mean()
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+    return [p.detach() for p in net.parameters()]
+
+
+def largest(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(a, b, strict=True))
+
+
+CASES: dict[str, tuple[Any, Any]] = {
+    "sgd": (lambda p: example("sgd")(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    "sgd, momentum and decay": (
+        lambda p: example("sgd")(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    ),
+    "sgd, dampening": (
+        lambda p: example("sgd")(p, lr=0.1, momentum=0.9, dampening=0.5),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    ),
+    "adam": (
+        lambda p: example("adam")(p, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, weight_decay=0.1),
+    ),
+    "adamw": (lambda p: example("adamw")(p), lambda p: torch.optim.AdamW(p)),
+    "adagrad": (lambda p: optc.loads(ADAGRAD)(p), lambda p: torch.optim.Adagrad(p)),
+    "rmsprop": (lambda p: optc.loads(RMSPROP)(p), lambda p: torch.optim.RMSprop(p)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 5e-6)], ids=["f64", "f32"]
+)
+def test_it_is_torchs(name: str, dtype: torch.dtype, bound: float) -> None:
+    ours, theirs = CASES[name]
+    a, b = model(dtype), model(dtype)
+    assert largest(train(a, ours(a.parameters()), 25), train(b, theirs(b.parameters()), 25)) < bound
+
+
+def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.optim.Muon multiplies in bfloat16; kept in float64 it is the same algorithm."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self)
+    a, b = model(torch.float64), model(torch.float64)
+    matrices = [[p for p in net.parameters() if p.ndim == 2] for net in (a, b)]
+    named = [(n, p) for n, p in a.named_parameters() if p.ndim == 2]
+    ours = example("muon_adamw")(named, lr=0.02, weight_decay=0.1)
+    theirs = torch.optim.Muon(matrices[1], lr=0.02, weight_decay=0.1)
+    assert largest(train(a, ours, 10), train(b, theirs, 10)) < 1e-11
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_it_trains(path: Path, backend: str) -> None:
+    net = model(torch.float32)
+    named = [(n, p) for n, p in net.named_parameters()]
+    opt = optc.load(path)(named, backend=backend)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(2))
+    before = ((net(x) - x[:, :3].sin()) ** 2).mean().item()
+    train(net, opt, 40)
+    assert ((net(x) - x[:, :3].sin()) ** 2).mean().item() < before
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_eager_and_compiled_agree(path: Path) -> None:
+    nets = [model(torch.float64) for _ in range(2)]
+    ends = [
+        train(net, optc.load(path)(list(net.named_parameters()), backend=backend), 10)
+        for net, backend in zip(nets, ("eager", "c"), strict=True)
+    ]
+    assert largest(*ends) < 1e-11
