@@ -1,0 +1,187 @@
+"""Runs the `check` blocks of primitives in the float64 interpreter.
+
+The lines of a check are the steps of one instance: what stands before `gives` is what the step
+gets, what stands behind is what it must give. `g` (or `d`) is the gradient, `w` the point, `loss =
+p -> ..` an objective; other lists are inputs, numbers are options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import syntax as s
+from .calls import supplied
+from .check import check_rule, locals_of
+from .interpret import Draw, Interpreter, Tensors
+from .primitive import Declaration, Registry
+
+DIRECTION = ("g", "d")
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of a check that did not hold."""
+
+    check: str
+    line: int
+    what: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return (
+            f"check {self.check}, step {self.line}: {self.what} must be {self.expected}, "
+            f"and it is {self.found}"
+        )
+
+
+def run_checks(
+    declaration: Declaration,
+    registry: Registry,
+    draw: Draw | None = None,
+    file: s.File | None = None,
+) -> list[Finding]:
+    """What does not hold of a primitive's own checks; empty where all is well."""
+    tree = declaration.tree
+    if not isinstance(tree, s.Primitive):
+        return []
+    file = file or s.File("", (tree,))
+    return [f for c in tree.checks for f in _run(tree, c, registry, draw, file)]
+
+
+def _run(
+    tree: s.Primitive, check: s.Check, registry: Registry, draw: Draw | None, file: s.File
+) -> list[Finding]:
+    oracles = _Given()
+    rule = _rule(tree, check.lines[0])
+    graph = check_rule(rule, file, registry)
+    assert locals_of(file) is not None
+    findings: list[Finding] = []
+    run: Interpreter | None = None
+    for at, line in enumerate(check.lines, 1):
+        given = {a.name: a.value for a in line.inputs}
+        point = array(given["w"]) if "w" in given else None
+        if run is None:
+            start = point if point is not None else torch.zeros_like(_shape(tree, given))
+            run = Interpreter(graph, Tensors(["w"], [start]), [{}], oracles, draw)
+        if point is not None:
+            run.slots["w"] = [point]
+        oracles.gradients = {k: array(v) for k, v in given.items() if isinstance(v, s.List)}
+        run.inputs.update({k: [array(v)] for k, v in given.items() if isinstance(v, s.List)})
+        metrics = run.step()
+        bound = float(number(line.within)) if line.within is not None else TOLERANCE
+        for output in line.outputs:
+            found = metrics["result"] if not output.name else run.slots[_slot(tree, output.name)]
+            findings += _compare(check, at, output, found, bound)
+    return findings
+
+
+def _compare(
+    check: s.Check, at: int, output: s.Argument, found: Any, bound: float
+) -> list[Finding]:
+    value = found[0] if isinstance(found, list) else found
+    expected = (
+        array(output.value)
+        if isinstance(output.value, s.List)
+        else torch.tensor(float(number(output.value)), dtype=torch.float64)
+    )
+    value = torch.as_tensor(value, dtype=torch.float64)
+    what = f"`{output.name}`" if output.name else "the result"
+    if value.dim() == 0 and expected.dim() and expected.numel() == 1:
+        value = value.reshape(expected.shape)
+    same = value.shape == expected.shape and torch.allclose(
+        value, expected, rtol=bound, atol=bound, equal_nan=True
+    )
+    if same:
+        return []
+    return [Finding(check.name, at, what, expected.tolist(), value.tolist())]
+
+
+def _slot(tree: s.Primitive, name: str) -> str:
+    return f"{tree.name}.{name}"
+
+
+def _shape(tree: s.Primitive, given: dict[str, s.Expr]) -> torch.Tensor:
+    """The shape of the point, where none is given: that of the gradient, or of the first list."""
+    for item in tree.inputs:
+        value = given.get(item.name)
+        if isinstance(value, s.List):
+            axes = len(item.type.axes) if item.type is not None else 0
+            return array(value)[(0,) * axes]
+    lists = [array(v) for v in given.values() if isinstance(v, s.List)]
+    return lists[0] if lists else torch.zeros(1, dtype=torch.float64)
+
+
+def _rule(tree: s.Primitive, line: s.CheckLine) -> s.Rule:
+    """`metric result = NAME(...)` with what the check gives."""
+    given = {a.name: a.value for a in line.inputs}
+    body: list[s.Statement] = []
+    arguments: list[s.Argument] = []
+    inputs = {i.name: i for i in tree.inputs}
+    for name, item in inputs.items():
+        value = given.get(name)
+        kind = supplied(item, tree.kind)
+        if kind == "d" and item.type is not None and item.type.axes:
+            body.append(s.Declare("loss", (s.Slot(name, s.TypeExpr("model", item.type.axes)),)))
+        elif kind in ("d", "w", "grad"):
+            continue
+        elif kind == "loss" and value is not None:
+            continue
+        elif isinstance(value, s.List):
+            slot = s.Slot(name, item.type or s.TypeExpr("element"))
+            body.append(s.Declare("input", (slot,)))
+            arguments.append(s.Argument(name, s.Name(name)))
+        elif value is not None:
+            arguments.append(s.Argument(name, value))
+    if "loss" in given:
+        body.append(s.Bind(("loss",), given["loss"]))
+    options = {o.name for o in tree.options}
+    arguments += [s.Argument(k, v) for k, v in given.items() if k in options and k not in inputs]
+    call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
+    body.append(s.Metric("result", call))
+    body.append(s.Write((s.Name("w"),), (s.Binary("*", s.Name("w"), s.Number(1)),)))
+    return s.Rule("check", (), tuple(body), span=tree.span)
+
+
+class _Given:
+    """The oracles of a check: the gradient that its line gives."""
+
+    gradients: dict[str, torch.Tensor]
+
+    def gradient(self, objective: str, points: Any, data: Any, wrt: str) -> list[torch.Tensor]:
+        for name in (objective, *DIRECTION):
+            if name in self.gradients:
+                return [self.gradients[name]]
+        raise ValueError("the check gives no gradient: `g = [...]`, or `loss = p -> ...`")
+
+    def value(self, objective: str, points: Any, data: Any) -> torch.Tensor:
+        raise ValueError("the check gives no loss: `loss = p -> ...`")
+
+    def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
+        return None
+
+
+def array(value: s.Expr) -> torch.Tensor:
+    """A literal list as a tensor."""
+
+    def plain(v: s.Expr) -> Any:
+        return [plain(i) for i in v.items] if isinstance(v, s.List) else number(v)
+
+    return torch.tensor(plain(value), dtype=torch.float64)
+
+
+def number(value: s.Expr) -> float:
+    """A literal number, with its sign."""
+    if isinstance(value, s.Unary) and value.op == "-":
+        return -number(value.operand)
+    if isinstance(value, s.Name):
+        return {"inf": float("inf"), "nan": float("nan"), "true": 1.0, "false": 0.0}[value.id]
+    if isinstance(value, s.Binary) and value.op in ("/", "*"):
+        a, b = number(value.left), number(value.right)
+        return a / b if value.op == "/" else a * b
+    assert isinstance(value, s.Number), "a number is expected"
+    return float(value.value)
