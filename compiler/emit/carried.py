@@ -9,7 +9,10 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-ROOTS = ("runtime/optimizer.py", "runtime/functional.py", "compiler/signature.py")
+ROOTS = (
+    *("runtime/optimizer.py", "runtime/functional.py"),
+    *("compiler/signature.py", "compiler/cells.py", "compiler/scalars.py"),
+)
 FOREIGN = frozenset((*sys.stdlib_module_names, "torch"))
 """What a carried module may import besides others of ours."""
 

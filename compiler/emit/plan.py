@@ -32,9 +32,9 @@ def plan(graph: Graph) -> Plan:
             break
         low.write_level.update(late)
     in_place = _mark_in_place(low, phases, writes, decided)
-    return Plan(
+    made = Plan(
         phases=phases,
-        host=host_module(low.hosts),
+        host=host_module([]),
         deferred={s: low.name(n) for s, n in writes.items() if s not in in_place},
         in_place=in_place,
         outcomes=[
@@ -46,6 +46,10 @@ def plan(graph: Graph) -> Plan:
         always=graph.always,
         reaches={f"v{n.number}": n.type.reach for n in low.order},
     )
+    made.host = host_module(
+        low.hosts
+    )  # last: naming a scalar of the host gives it a place in the row
+    return made
 
 
 def parts(slot: str, node: Node) -> dict[str, Node]:

@@ -98,7 +98,7 @@ def docstring(text: str, indent: str = "") -> list[str]:
     """The lines of a doc string that reads as `text`."""
     safe = "\n".join(visible(line.replace("\\", "\\\\")) for line in text.split("\n"))
     safe = safe.replace('"""', '\\"\\"\\"')
-    if safe.endswith('"'):
+    if safe.endswith('"') and not safe.endswith('\\"'):
         safe = f'{safe[:-1]}\\"'
     lines = [line.rstrip() for line in safe.split("\n")]
     one = f'{indent}"""{lines[0]}"""'

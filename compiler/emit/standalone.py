@@ -125,19 +125,19 @@ class _Module:
             for name, slot in program.slots.items()
             if slot.kind == "state" and not slot.begins_as_number
         }
-        whole = replace(
-            program,
-            options=Raw("OPTIONS"),  # type: ignore[arg-type]
-            domains={n: self._domain(d) for n, d in program.domains.items()},
-            conditions=self._host(
+        parts: dict[str, Any] = {
+            "options": Raw("OPTIONS"),
+            "domains": {n: self._domain(d) for n, d in program.domains.items()},
+            "conditions": self._host(
                 program.conditions, "conditions", _host_names(program.conditions)
             ),
-            plan=Raw("lambda bits: PLANS[bits]()"),
-            start=Raw("lambda slot: STARTS[slot]()"),
-            origin=(self.file, "", program.name),
-            rebuild=None,
-            print_kernel=Raw("signature.carried"),
-        )
+            "plan": Raw("lambda bits: PLANS[bits]()"),
+            "start": Raw("lambda slot: STARTS[slot]()"),
+            "origin": (self.file, "", program.name),
+            "rebuild": None,
+            "print_kernel": Raw("signature.carried"),
+        }
+        whole = replace(program, **parts)
         return [
             [
                 f"PLANS: dict[tuple[bool, ...], typing.Any] = {data(variants, '', WIDTH - 46)}",
@@ -214,7 +214,8 @@ class _Module:
             if source:
                 self.phases.append([f"{name.upper()}_C = {_raw(chr(10) + source)}"])
         sources: Any = {(): Raw(f"{name.upper()}_C")} if source else {}
-        return replace(phase, module=Raw(f"{HOME}.Printed({name})"), sources=sources)  # type: ignore[arg-type]
+        module: Any = Raw(f"{HOME}.Printed({name})")
+        return replace(phase, name=name, module=module, sources=sources)
 
 
 # Names ----------------------------------------------------------------------------------------
