@@ -37,6 +37,13 @@ class Output:
     slot: str = ""
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A phase's graph as the function that was printed from it."""
+
+    forward: Callable[..., Any]
+
+
 @dataclass
 class Compute:
     """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices,
@@ -51,7 +58,7 @@ class Compute:
     space: str
     inputs: list[Port]
     outputs: list[Output]
-    module: fx.GraphModule
+    module: fx.GraphModule | Printed
     in_place: set[str] = field(default_factory=set)
     sources: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -151,7 +158,7 @@ class Host:
     """The scalars that the host computes in double: leaves in, one row out."""
 
     leaves: list[tuple[str, Any]]
-    module: fx.GraphModule
+    module: fx.GraphModule | Printed
     names: list[str]
 
 

@@ -7,6 +7,8 @@ along.
 
 from __future__ import annotations
 
+from .program import Compute
+
 Signature = tuple[str, ...]
 """The type in which a phase works (f32 or f64), then that of each column: f32 f64 bf16 f16 bool."""
 
@@ -26,3 +28,8 @@ def typed(signature: Signature) -> str:
             f"#define store{k}(x) {_STORE.get(kind, '(x)')}",
         ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def carried(phase: Compute, signature: Signature, name: str) -> str:
+    """The C source of a phase that carries its text: `print_kernel` of a standalone module."""
+    return typed(signature) + phase.sources[()]
