@@ -127,7 +127,7 @@ def probed(declaration: Declaration, registry: Registry) -> Graph | None:
 
 
 def runnable(graph: Graph) -> str:
-    """Why the problem cannot run a graph: it asks for data, other losses, oracles; "" where it can."""
+    """Why the problem cannot run a graph (it asks for data, other losses, oracles), or ""."""
     from ..compiler.ir import postorder
 
     asked = {n.op for n in postorder(graph.roots())}
