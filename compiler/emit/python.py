@@ -122,7 +122,7 @@ def data(value: Any, indent: str = "", room: int = WIDTH) -> str:
     if isinstance(value, Raw):
         return value.text
     if isinstance(value, str):
-        return literal(value)
+        return literal(value) if len(literal(value)) <= room else _in_pieces(value, indent)
     if isinstance(value, float):
         return _number(value)
     if value is None or isinstance(value, bool | int):
@@ -141,6 +141,17 @@ def data(value: Any, indent: str = "", room: int = WIDTH) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return bracketed(f"{HOME}.{type(value).__name__}(", _fields(value), ")", indent, room)
     raise AssertionError(f"no literal for {type(value).__name__}")
+
+
+def _in_pieces(text: str, indent: str) -> str:
+    """A long string, broken behind its spaces."""
+    deeper, pieces = indent + INDENT, [""]
+    for word in re.split(r"(?<= )(?=[^ ])", text):
+        if pieces[-1] and len(literal(pieces[-1] + word)) > WIDTH - len(deeper):
+            pieces.append("")
+        pieces[-1] += word
+    lines = [deeper + literal(piece) for piece in pieces]
+    return "\n".join(["(", *lines, f"{indent})"]) if len(pieces) > 1 else literal(text)
 
 
 Item = Callable[[str, int], str]

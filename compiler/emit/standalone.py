@@ -17,7 +17,7 @@ from typing import Any
 from torch import fx
 
 from ... import __version__
-from ..program import Cells, Compute, Host, Loop, Plan, Printed, Program, Test
+from ..program import Cells, Compute, Host, Loop, Plan, Port, Printed, Program, Test
 from . import box
 from .c import print_any
 from .carried import carried
@@ -261,20 +261,31 @@ def _port_names(phase: Compute, graph: fx.Graph, hosts: Sequence[str]) -> dict[s
     holders = [n for n in graph.nodes if n.op == "placeholder"]
     ports = [phase.inputs[n.meta["port"]] for n in holders]
     assert [id(p) for p in ports] == [id(p) for p in phase.inputs]
-    names = _unique([hosts[int(p.source)] if p.how == "host" else p.name for p in ports])
+    names = _unique([_port_name(p, hosts) for p in ports])
     return dict(zip((n.name for n in holders), names, strict=True))
+
+
+def _port_name(port: Port, hosts: Sequence[str]) -> str:
+    if port.how == "host":
+        return hosts[int(port.source)]
+    return short(port.source[5:]) if port.source.startswith("slot:") else port.name
+
+
+def short(slot: str) -> str:
+    """What a slot is called where its step and its domain are clear."""
+    return slot.rpartition(".")[2].partition("@")[0]
 
 
 def _slot_names(plan: Plan) -> dict[str, str]:
     """Value -> the slot or metric that it becomes."""
-    names = {value: f"{metric}" for metric, value in plan.metrics.items()}
-    names |= {value: f"{slot.rpartition('.')[2]}_new" for slot, value in plan.deferred.items()}
+    names = {value: metric for metric, value in plan.metrics.items()}
+    names |= {value: f"{short(slot)}_new" for slot, value in plan.deferred.items()}
     return names
 
 
 def _result_name(output: Any, slots: dict[str, str]) -> str:
     if output.slot:
-        return f"{output.slot.rpartition('.')[2]}_new"
+        return f"{short(output.slot)}_new"
     return slots.get(output.value, output.combine or output.value)
 
 
@@ -289,7 +300,7 @@ _HOST_DOCS = {
 
 def _describe(phase: Compute, slots: dict[str, str]) -> str:
     reads = [
-        p.source.removeprefix("slot:") if p.source.startswith("slot:") else p.name
+        p.source[5:] if p.source.startswith("slot:") else p.name
         for p in phase.inputs
         if p.how in FREE
     ]
