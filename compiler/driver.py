@@ -40,7 +40,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
     from .analysis import loop_level
     from .emit.c import print_phase
     from .emit.host import host_module
-    from .emit.lower import plan
+    from .emit.plan import plan
     from .passes.specialise import conditions, specialise
     from .program import Program, SlotSpec
     from .types import Axis

@@ -15,7 +15,11 @@ def conditions(graph: Graph) -> list[Node]:
     readers = users(roots)
     found: dict[Node, None] = {}
     for node in postorder(roots):
-        if node.op != "where" or node.inputs[0].known != HOST or node.inputs[0].type.reach != "model":
+        if (
+            node.op != "where"
+            or node.inputs[0].known != HOST
+            or node.inputs[0].type.reach != "model"
+        ):
             continue
         if any(_expensive(side, node, readers) for side in node.inputs[1:]):
             found[_positive(node.inputs[0])] = None
@@ -41,7 +45,11 @@ def specialise(graph: Graph, bits: dict[Node, bool]) -> Graph:
     done = substitute(graph, roots, table)
     chosen: dict[Node, Node] = {}
     for node in postorder(list(dict.fromkeys(done[r] for r in roots))):
-        new = graph.rebuild(node, tuple(chosen[i] for i in node.inputs)) if node.op != "loop" else node
+        new = (
+            graph.rebuild(node, tuple(chosen[i] for i in node.inputs))
+            if node.op != "loop"
+            else node
+        )
         known = _truth(new.inputs[0]) if new.op == "where" else None
         if known is not None:
             side = new.inputs[1] if known else new.inputs[2]
