@@ -97,8 +97,8 @@ class Evaluate:
     """Ask the loop for an objective at a point. `points` maps targets to values, "" is the held
     point.
 
-    `axes` are mapped one place at a time: (label, places per value name, size source). `when` names a
-    condition and the truth value under which the answer is used at all.
+    `axes` are mapped one place at a time: (label, places per value name, size source). `when` names
+    a condition and the truth value under which the answer is used at all.
     """
 
     name: str

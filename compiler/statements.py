@@ -316,11 +316,12 @@ def bundle(ctx: Context, tree: s.Bundle) -> Members:
 
 def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
     when = node(ctx, scope, statement.when, "a condition") if statement.when is not None else None
-    if "%broken" in (scope.block or scope).names:
-        raise Stop
+    broken = "%broken" in (scope.block or scope).names
     if statement.kind == "step":
-        d = as_node(ctx, current(ctx, scope, "d", statement.span), statement.span)
         size = node(ctx, scope, statement.call, "a step size")
+        if broken:
+            raise Stop
+        d = as_node(ctx, current(ctx, scope, "d", statement.span), statement.span)
         w = ctx.flow[scope.target]
         span = statement.span
         moved = ctx.map("sub", w, ctx.map("mul", size, d, span=span), span=span)
@@ -328,6 +329,8 @@ def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
         return
     declaration, given = _declaration(ctx, scope, statement)
     made = instance(ctx, scope, declaration, given, statement.span, statement.alias)
+    if broken:
+        raise Stop
     asked = {supplied(i, declaration.kind) for i in declaration.inputs} - {""}
     objectives = [v for v in made.inputs.values() if isinstance(v, Function)]
     span = statement.span

@@ -1,0 +1,52 @@
+"""`optc check`: read rules, and say everything that is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..compiler.check import check, check_file
+from ..compiler.driver import tree
+from ..compiler.ir import Graph
+from ..compiler.source import CompileError, Diagnostic
+from ..plugins.registry import library
+from .files import read_source
+
+HELP = "read rules and primitives, and say everything that is wrong"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .opt or .yaml file")
+    parser.add_argument("--rule", default="", help="only this rule of the file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    wrong: list[Diagnostic] = []
+    rows = []
+    for path in args.files:
+        try:
+            file = tree(read_source(path))
+            registry = library()
+            graphs = [check(file, registry, args.rule)] if args.rule else check_file(file, registry)
+        except CompileError as error:
+            wrong += error.diagnostics
+            continue
+        rows += [_row(path, g) for g in graphs]
+        if not args.json:
+            print(f"{path}: {', '.join(dict.fromkeys(g.name for g in graphs)) or 'nothing'}: fine")
+    if wrong:
+        raise CompileError(wrong)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    return 0
+
+
+def _row(path: str, graph: Graph) -> dict[str, object]:
+    return {
+        "path": path,
+        "rule": graph.name,
+        "options": {o.name: o.default for o in graph.options.values()},
+        "slots": {s.path: str(s.type) for s in graph.slots.values()},
+        "losses": sorted(graph.objectives),
+    }
