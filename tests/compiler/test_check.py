@@ -1,0 +1,139 @@
+"""Wrong rules: the code, the place and the help of each, several at once, never a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from optc.compiler.check import check_file
+from optc.compiler.codes import CODES, explain
+from optc.compiler.parse import parse
+from optc.compiler.source import CompileError, Source
+from optc.plugins.registry import library
+
+HEAD = "rule r(lr = 0.1, betas = (0.9, 0.99)):\n"
+
+WRONG = {
+    "misspelt primitive": ("    precondition adm()\n    step lr\n", "E201", 2, 18, "adam"),
+    "another kind": ("    clip adam()\n    step lr\n", "E217", 2, 10, "precondition"),
+    "misspelt option": (
+        "    precondition adam(epz = 1)\n    step lr\n",
+        "E203",
+        2,
+        23,
+        "eps",
+    ),
+    "unknown name": ("    w <- w - lr * gg\n", "E201", 2, 19, ""),
+    "no over": ("    n = norm(grad(w))\n    step n\n", "E207", 2, 9, "over = model"),
+    "wrong over": ("    n = sum(grad(w), over = losses)\n    step n\n", "E308", 2, 9, ""),
+    "finer than the slot": (
+        "    state s: model = 0\n    s <- grad(w)\n    step lr\n",
+        "E304",
+        3,
+        5,
+        "element",
+    ),
+    "no slot": ("    x = 1\n    x <- 2\n    step lr\n", "E212", 3, 5, "state x"),
+    "bound twice": ("    x = 1\n    x = 2\n    step lr\n", "E213", 3, 5, "once"),
+    "out of the tuple": ("    step betas[2]\n", "E303", 2, 10, "0 to 1"),
+    "too late": (
+        "    clip global_norm()\n    perturb sam()\n    step lr\n",
+        "E211",
+        3,
+        5,
+        "first",
+    ),
+    "state at several points": (
+        "    smooth momentum()\n    g = grad(w)\n    step lr\n    veto when g > 1\n",
+        "E313",
+        5,
+        5,
+        "any",
+    ),
+    "option out of bounds": (
+        "    clip global_norm(max = -1)\n    step lr\n",
+        "E208",
+        2,
+        5,
+        "positive",
+    ),
+    "too many turns": ("    repeat 10^9:\n        w <- w\n    step lr\n", "E309", 2, 12, ""),
+    "routed by the device": (
+        "    for params where norm(w, over = tensor) > 1:\n        step lr\n",
+        "E315",
+        2,
+        22,
+        "named",
+    ),
+    "nothing happens": ("    g = grad(w)\n", "E219", 1, 1, "step lr"),
+    "no matrix": (
+        "    g = grad(w)\n    step lr * sum(g @ g, over = model)\n",
+        "E311",
+        3,
+        19,
+        "matrix",
+    ),
+    "not a number": ("    step loss\n", "E302", 2, 10, "call it"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_mistake_has_its_place_and_help(name: str) -> None:
+    body, code, row, column, words = WRONG[name]
+    with pytest.raises(CompileError) as caught:
+        check_file(parse(Source("r.opt", HEAD + body)), library())
+    first = caught.value.diagnostics[0]
+    at = (first.code, first.span.row, first.span.column)
+    assert at == (code, row, column) or (code == "E219" and first.code == code), str(first)
+    assert words in first.message + first.help, str(first)
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    text = HEAD + "    precondition adm()\n    w <- w - lr * gg\n    x = norm(w)\n    step lr\n"
+    with pytest.raises(CompileError) as caught:
+        check_file(parse(Source("r.opt", text)), library())
+    assert [d.code for d in caught.value.diagnostics] == ["E201", "E201", "E207"]
+    assert str(caught.value).count("^") >= 3
+
+
+def test_a_mistake_brings_no_second_message() -> None:
+    text = HEAD + "    x = nothing\n    y = x + 1\n    step y\n"
+    with pytest.raises(CompileError) as caught:
+        check_file(parse(Source("r.opt", text)), library())
+    assert len(caught.value.diagnostics) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    repeat 32:\n        repeat 32:\n            repeat 32:\n"
+        "                w <- w - lr * w\n",
+        "    f = x -> f(x)\n    step f(1)\n",
+        "    state C: element[window(10^9)] = 0\n    step lr\n",
+        "    z = normal(w, probes(10^9))\n    w <- w - sum(z, over = probes)\n",
+    ],
+)
+def test_nothing_grows_without_bound(body: str) -> None:
+    with pytest.raises(CompileError):
+        check_file(parse(Source("r.opt", HEAD + body)), library())
+
+
+def test_functions_that_call_each_other_end() -> None:
+    text = "function f(x;):\n    return f(x)\nrule r(lr = 0.1):\n    step lr * f(1)\n"
+    with pytest.raises(CompileError) as caught:
+        check_file(parse(Source("r.opt", text)), library())
+    assert caught.value.diagnostics[0].code == "E209"
+
+
+def test_every_code_that_is_used_is_explained() -> None:
+    import re
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    used = {
+        code
+        for folder in ("compiler", "plugins", "cli")
+        for path in (root / folder).rglob("*.py")
+        for code in re.findall(r'"(E\d{3})"', path.read_text(encoding="utf-8"))
+    }
+    assert used == set(CODES)
+    assert all(explain(code).startswith(code) for code in CODES)
