@@ -57,10 +57,13 @@ def _sign(named: Named, chosen: dict[str, Any]) -> list[torch.optim.Optimizer]:
 
 
 class _Sign(torch.optim.Optimizer):
-    """A step along the sign of the averaged gradient, in five lines."""
+    """A step along the sign of the averaged gradient."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

@@ -124,19 +124,32 @@ def loss(tensors: dict[str, Tensor]) -> Tensor:
 class Plain:
     """What the interpreter asks of a training loop, by autograd in float64."""
 
-    def __init__(self, names: list[str], members: Callable[[str], list[int]]):
-        self.names, self.members = names, members
+    def __init__(self, names: list[str]):
+        self.names = names
+        self.run: Any = None
 
-    def _at(self, points: Any) -> dict[str, Tensor]:
-        flat = {i: x for t, xs in points.items() for i, x in zip(self.members(t), xs, strict=True)}
+    def _whole(self, points: Any) -> dict[str, list[Tensor]]:
+        """Points with the held value where a tensor has none of its own."""
+        held = self.run.slots
+        return {
+            t: [h if x is None else x for x, h in zip(xs, held[t], strict=True)]
+            for t, xs in points.items()
+        }
+
+    def _at(self, points: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+        flat: dict[int, Tensor] = {}
+        for target, xs in points.items():
+            places = self.run.members[self.run.graph.slots[target].type.domain]
+            flat.update(zip(places, xs, strict=True))
         return {self.names[i]: flat[i] for i in sorted(flat)}
 
     def value(self, objective: str, points: Any, data: Any) -> Tensor:
-        return loss(self._at(points)).detach()
+        return loss(self._at(self._whole(points))).detach()
 
     def gradient(self, objective: str, points: Any, data: Any, wrt: str) -> list[Any]:
         import torch
 
+        points = self._whole(points)
         with torch.enable_grad():
             leaves = [x.detach().clone().requires_grad_() for x in points[wrt]]
             value = loss(self._at({**points, wrt: leaves}))
@@ -144,6 +157,8 @@ class Plain:
 
     def hvp(self, objective: str, points: Any, data: Any, wrt: str, of: str, v: Any) -> list[Any]:
         import torch
+
+        points = self._whole(points)
 
         def slope(chosen: list[Tensor]) -> Any:
             at = {**points, wrt: chosen}
@@ -174,9 +189,8 @@ class Ways:
         begin = start(dtype)
         kinds = [str(dtype).removeprefix("torch.")] * len(begin)
         tensors = Tensors(list(begin), list(begin.values()), dtypes=kinds)
-        run: Any = None
-        oracles = Plain(list(begin), lambda t: run.members[self.graph.slots[t].type.domain])
-        run = Interpreter(
+        oracles: Any = Plain(list(begin))
+        run = oracles.run = Interpreter(
             self.graph,
             tensors,
             [self.options],
@@ -184,6 +198,9 @@ class Ways:
             lambda how, stream, call, n: draw(how, 0, stream, call, n, 0),
             self.inputs,
         )
+        for target in self.program.targets:
+            if not run.slots[target]:
+                raise UsageError(f"verify's problem has no parameters for the target `{target}`")
         for _ in range(self.steps):
             run.step()
         return list(run.tensors())
@@ -227,7 +244,7 @@ class Ways:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             value = loss(tensors)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             return value
 
         for _ in range(self.steps):
@@ -296,11 +313,17 @@ def _runs(way: Callable[[Any], list[Tensor]], dtypes: list[str]) -> dict[str, li
 
 
 def _gaps(a: dict[str, list[Tensor]], b: dict[str, list[Tensor]]) -> dict[str, float | None]:
-    return {d: max(map(_gap, a[d], b[d])) for d in a}
+    import torch
+
+    found: dict[str, float | None] = {}
+    for d in a:
+        begin = start(getattr(torch, d)).values()
+        found[d] = max(map(_gap, a[d], b[d], begin))
+    return found
 
 
-def _gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest value of the tensor; NaN equals NaN."""
+def _gap(a: Tensor, b: Tensor, begin: Tensor) -> float:
+    """The largest difference, relative to the largest value that the tensor begins or ends with."""
     import torch
 
     x, y = a.detach().double(), b.detach().double()
@@ -309,8 +332,8 @@ def _gap(a: Tensor, b: Tensor) -> float:
     if not x.numel():
         return 0.0
     x, y = x.nan_to_num(0.0), y.nan_to_num(0.0)
-    size = max(float(x.abs().max()), float(y.abs().max()), 1e-30)
-    return float((x - y).abs().max()) / size
+    size = max(float(z.abs().max()) for z in (x, y, begin.double()))
+    return float((x - y).abs().max()) / max(size, 1e-30)
 
 
 def _table(rule: str, steps: int, rows: list[Row]) -> str:
