@@ -15,6 +15,8 @@ def probe(tree: s.Primitive) -> s.Rule | None:
     body: list[s.Statement] = []
     arguments: list[s.Argument] = []
     for item in tree.inputs:
+        if item.type is not None and item.type.reach == "state":
+            continue  # of a primitive in Python: not given in a call
         if item.type is not None and item.type.reach == "element" and item.type.axes:
             type = s.TypeExpr("model", item.type.axes)
             body.append(s.Declare("loss", (s.Slot("probe_loss", type),)))
