@@ -513,7 +513,7 @@ def _square(name: str) -> None:
         return ctx.graph.add(name, value, type=value.type, span=span)
 
 
-for _name in ("cholesky", "inverse", "sqrtm", "polar"):
+for _name in ("cholesky", "inverse", "sqrtm", "polar", "upper"):
     _square(_name)
 
 
@@ -625,6 +625,15 @@ def prime(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     from .expressions import primed
 
     return primed(ctx, as_node(ctx, x, span), 1)
+
+
+@builtin("ring", "weight")
+def ring(ctx: Context, scope: Scope, span: Span, weight: Any) -> Function:
+    """The mixing weights of a ring: each worker and its two neighbours."""
+    share = constant(as_node(ctx, weight, span))
+    if share is None or not 0 < share <= 0.5:
+        ctx.error("E309", "the weight of a neighbour is a constant in (0, 0.5]", span)
+    return Function(f"ring({share!r})", lambda given, at: None)
 
 
 @builtin("mix", "x weights")

@@ -57,7 +57,7 @@ def check_file(file: s.File, registry: Registry | None = None) -> list[Graph]:
 def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
     """Read one rule; read it twice where it names slots of steps that stand further down."""
     ctx = _read(tree, file, registry, {})
-    if ctx.forward and not ctx.diagnostics:
+    if ctx.forward:  # what was read in their stead is not known yet: the messages may be wrong
         ctx = _read(tree, file, registry, ctx.graph.slots)
         missing = [p for p in ctx.forward if p not in ctx.graph.slots]
         for path in missing:
@@ -201,7 +201,7 @@ def externs(ctx: Context, scope: Scope, file: s.File) -> None:
             values = [as_node(ctx, v, span) for v in (*given.positional, *given.named.values())]
             return ctx.graph.add("extern", *values, type=type, span=span, name=name)
 
-        scope.names[item.name] = Function(f"`{item.name}`", apply)
+        ctx.externs[item.name] = Function(f"`{item.name}`", apply)
 
 
 def _finish(ctx: Context) -> None:

@@ -55,7 +55,10 @@ CODES: dict[str, tuple[str, str]] = {
     "E212": ("`<-` writes slots; the name is no slot.", "x = 1\nx <- 2"),
     "E213": ("`=` names a value once.", "x = 1\nx = 2"),
     "E214": ("A primitive returns nothing.", "clip none(g): n = norm(g, over = model)"),
-    "E215": ("A state is declared inside a loop.", "repeat 3: state m = zeros(w)"),
+    "E215": (
+        "A state inside a loop begins with what is known before the loop.",
+        "repeat 3: state m = zeros(w)",
+    ),
     "E216": (
         "A target is declared after it could be used.",
         'target a = named("a*") inside a block',

@@ -210,6 +210,19 @@ def _merge_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, b
     return parts
 
 
+def _oracle_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    """The criterion may be differentiated by the outputs; other oracles are constants of nature."""
+    first = node.inputs[0]
+    if node["name"] != "criterion" or any(active[x] for x in node.inputs[1:]):
+        ctx.error("E307", f"the oracle `{node['name']}` has no derivative", node.span)
+    weights = ctx.expand(adjoint, node.type, node.span)
+    type = replace(first.type, axes=first.type.axes)
+    part = ctx.graph.add(
+        "oracle", *node.inputs, weights, type=type, span=node.span, name="criterion.vjp"
+    )
+    return [(first, part)]
+
+
 def _same_cells(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
     return [(node.inputs[0], adjoint)]
 
@@ -226,6 +239,7 @@ _REVERSE: dict[str, Callable[[Context, Node, Node, dict[Node, bool]], Parts]] = 
     "gradient": _gradient_reverse,
     "merge": _merge_reverse,
     "evaluate": _nothing,
+    "oracle": _oracle_reverse,
 }
 
 

@@ -93,6 +93,8 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
         return AxisName(Axis(name))
     if name == "batch":
         return ctx.batch if ctx.batch is not None else graph.add("batch", type=DATA, known=1)
+    if name in ctx.externs:
+        return ctx.externs[name]
     if name == "criterion":
         return criterion(ctx)
     if name == "grad" or name == "d":

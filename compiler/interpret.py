@@ -643,7 +643,13 @@ class _Turn:
         return self.run.oracles
 
     def _oracle(self, node: Node) -> Cells:
-        return self._loop_oracles().call(node["name"], [self.memo[x] for x in node.inputs])
+        name, arguments = node["name"], [self.memo[x] for x in node.inputs]
+        if not name.endswith(".vjp"):
+            return self._loop_oracles().call(name, arguments)
+        first, *rest, weights = arguments
+        plain = name.removesuffix(".vjp")
+        _, back, *_ = torch.func.vjp(lambda x: self._loop_oracles().call(plain, [x, *rest]), first)
+        return back(weights)[0]
 
     _extern = _oracle
 

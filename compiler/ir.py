@@ -43,7 +43,8 @@ KIND = {
         "view",
     ),
     **dict.fromkeys(
-        ("solve", "eigh", "qr", "svd", "polar", "lstsq", "cholesky", "inverse", "sqrtm"), "linalg"
+        ("solve", "eigh", "qr", "svd", "polar", "lstsq", "cholesky", "inverse", "sqrtm", "upper"),
+        "linalg",
     ),
     **dict.fromkeys(("eye", "iota", "size", "select", "order", "rename"), "view"),
     **dict.fromkeys(

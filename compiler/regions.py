@@ -98,14 +98,16 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     if n is not None and (n != n or n != int(n) or not 0 <= n <= 1e6):
         ctx.error("E309", f"a loop turns 0 to 1000000 times, not {n}", statement.count.span)
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
-        for i in range(int(n)):
-            inner = scope.child()
-            if statement.index:
-                inner.names[statement.index] = ctx.graph.const(i, statement.span)
-            block(ctx, inner, statement.body)
-        return
-    start = dict(ctx.flow)
-    first = _turn(ctx, scope, statement, block, start)
+        return _unroll(ctx, scope, statement, block, int(n))
+    before, paths = dict(ctx.flow), set(ctx.paths)
+    ctx.turning += 1
+    first = _turn(ctx, scope, statement, block, before)
+    # slots of steps inside the body are carried like those that stand above
+    start = {**before, **{p: ctx.flow_of(p) for p in ctx.graph.slots if p not in before}}
+    ctx.slot_of.update({p: p for p in ctx.graph.slots})
+    if len(start) > len(before):
+        ctx.paths = set(paths)
+        first = _turn(ctx, scope, statement, block, start)
     # a value that the body makes finer begins finer: read the body once more with that type
     widened = {
         k: ctx.expand(start[k], _wider(start[k].type, first[1][k].type), statement.span)
@@ -113,7 +115,9 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
         if k not in ctx.slot_of
     }
     start.update(widened)
+    ctx.paths = set(paths)
     parameters, ends, index, until = _turn(ctx, scope, statement, block, start)
+    ctx.turning -= 1
     changed = [k for k in parameters if ends[k] is not parameters[k]]
     unchanged = {parameters[k]: start[k] for k in parameters if k not in changed}
     table = substitute(
@@ -134,6 +138,20 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     for i, key in enumerate(changed):
         type = ends[key].type
         ctx.flow[key] = ctx.graph.add("out", loop, type=type, span=statement.span, index=i)
+
+
+def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: int) -> None:
+    """The body n times; a step inside keeps one state, whatever the turn."""
+    ctx.turning += 1
+    paths = set(ctx.paths)
+    for i in range(n):
+        inner = scope.child()
+        if statement.index:
+            inner.names[statement.index] = ctx.graph.const(i, statement.span)
+        if i:
+            ctx.paths = set(paths)
+        block(ctx, inner, statement.body)
+    ctx.turning -= 1
 
 
 def _wider(a: Type, b: Type) -> Type:
@@ -159,14 +177,12 @@ def _turn(
     if statement.index:
         inner.names[statement.index] = index
     ctx.loops.append(index)
-    paths = set(ctx.paths)
     # the condition is looked at before each turn: a loop whose end is reached already does not turn
     until = (
         node(ctx, inner, statement.until, "a condition") if statement.until is not None else None
     )
     block(ctx, inner, statement.body)
     ctx.loops.pop()
-    ctx.paths = paths
     ends = {k: v for k, v in ctx.flow.items() if k in parameters}
     ctx.flow = dict(start)
     return parameters, ends, index, until
@@ -199,7 +215,8 @@ def _for_target(ctx: Context, scope: Scope, statement: s.For, block: Block) -> N
         ctx.unknown("target", key, [*ctx.targets, "params"], statement.span)
     inner = scope.child(target=key)
     inner.block = inner
-    inner.names["w"] = SlotRef(key)
+    if "w" not in ctx.targets:  # a target of that name keeps it
+        inner.names["w"] = SlotRef(key)
     batch = ctx.batch
     block(ctx, inner, statement.body)
     ctx.batch = batch

@@ -135,6 +135,8 @@ class Context:
     depth: int = 0
     writes: int = 0
     statements: int = 0
+    turning: int = 0
+    externs: dict[str, Function] = field(default_factory=dict)
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> NoReturn:
         """Record what is wrong and give up on this statement."""
@@ -220,6 +222,11 @@ class Context:
         return key, value
 
     # Slots ----------------------------------------------------------------------------------
+
+    def flow_of(self, path: str) -> Node:
+        """A slot as it is when the step begins."""
+        type = self.graph.slots[path].type
+        return self.graph.add("read", type=type, known=2, slot=path)
 
     def fresh_path(self, name: str) -> str:
         """A name that no other instance has: `adam`, `adam_2`, ..."""

@@ -8,7 +8,7 @@ from typing import Any
 from . import syntax as s
 from .calls import ENVIRONMENT, current, direction_key, field_of, instance, run, supplied
 from .expressions import evaluate, node, str_axis
-from .ir import Ending, Node
+from .ir import Ending, Node, postorder
 from .ops import OPS
 from .oracles import named_oracle, objective
 from .primitive import Declaration, from_syntax
@@ -222,10 +222,13 @@ def _declare(ctx: Context, scope: Scope, statement: s.Declare) -> None:
 
 
 def _state(ctx: Context, scope: Scope, slot: s.Slot) -> None:
-    if ctx.loops:
-        ctx.error("E215", "a state is declared once, outside of loops", slot.span)
-    init, type = _initial(ctx, scope, slot, "state")
     path = scope.path + slot.name
+    if ctx.turning and path in ctx.flow and path in ctx.graph.slots:
+        scope.names[slot.name] = SlotRef(path)  # a turn of a loop after the first
+        return
+    init, type = _initial(ctx, scope, slot, "state")
+    if ctx.loops and any(n.op == "parameter" for n in postorder([init])):
+        ctx.error("E215", "a state in a loop begins with what is known before the loop", slot.span)
     if path in ctx.flow:
         ctx.error("E213", f"`{slot.name}` is declared already", slot.span)
     scope.names[slot.name] = SlotRef(ctx.declare(path, "state", type, init, slot.span))

@@ -192,6 +192,7 @@ _APPLY: dict[str, Callable[[Node, Sequence[Any], Any, Any, Do], Any]] = {
     "solve": lambda n, x, like, sizes, do: do(cells.solve, *x, n["vector"]),
     "polar": _simple(cells.polar),
     "sqrtm": _simple(cells.sqrtm),
+    "upper": _simple(torch.triu),
     "cholesky": _simple(torch.linalg.cholesky),
     "inverse": _simple(torch.linalg.inv),
     "lstsq": _simple(cells.lstsq),

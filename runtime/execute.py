@@ -53,8 +53,17 @@ class Frame:
         if name.startswith("slot:"):
             return self.column(name[5:])
         if name.startswith("host:"):
-            return torch.tensor(float(self.group_rows[0][int(name[5:])]), dtype=torch.float64)
+            return self.scalar(name[5:])
         return self.values[name]
+
+    def scalar(self, name: str) -> Any:
+        """A scalar of the host as a value: of the model, of each group, or of each tensor."""
+        place, _, domain = name.partition("@")
+        at = int(place.rstrip("#"))
+        if domain:
+            return [_double(self.rows[i][at]) for i in self.members[domain]]
+        values = [_double(row[at]) for row in self.group_rows]
+        return values if place.endswith("#") else values[0]
 
     def column(self, slot: str) -> Any:
         """What a slot holds; of `PATH@DOMAIN` the tensors of that domain."""
@@ -191,6 +200,11 @@ def _compute(phase: Compute, frame: Frame) -> None:
         return _model(phase, frame)
     if phase.mode == "kernel" and frame.kernels is not None and frame.kernels.run(phase, frame):
         return
+    tensorwise(phase, frame, phase.module.forward)
+
+
+def tensorwise(phase: Compute, frame: Frame, forward: Callable[..., Sequence[Any]]) -> None:
+    """Run a phase tensor by tensor; `forward` is its graph, or a compiled form of it."""
     columns = _columns(phase, frame)
     results: list[list[Any]] = [[] for _ in phase.outputs]
     for k, i in enumerate(frame.members[phase.space]):
@@ -198,7 +212,7 @@ def _compute(phase: Compute, frame: Frame) -> None:
         if any(x is None for x in row):
             outcome: Sequence[Any] = [None] * len(phase.outputs)
         else:
-            outcome = phase.module.forward(*row)
+            outcome = forward(*row)
         for result, value in zip(results, outcome, strict=True):
             result.append(value)
     for output, parts in zip(phase.outputs, results, strict=True):
@@ -550,13 +564,26 @@ def _call(phase: Call, frame: Frame) -> None:
         frame.values[phase.output] = _random(phase, frame)
     elif phase.op in ("oracle", "extern"):
         arguments = [frame.get(x) for x in phase.inputs]
-        frame.values[phase.output] = frame.loop.call(phase.attributes["name"], arguments)
+        frame.values[phase.output] = answer(frame.loop, phase.attributes["name"], arguments)
     else:
         arguments = [frame.get(x) for x in phase.inputs]
         result = frame.loop.data(phase.op, arguments, phase.attributes)
         if phase.op in ("split", "each"):
             result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)
         frame.values[phase.output] = result
+
+
+def answer(loop: Any, name: str, arguments: list[Any]) -> Any:
+    """A function of the user's, or its transposed derivative by the first argument."""
+    if not name.endswith(".vjp"):
+        return loop.call(name, arguments)
+    first, *rest, weights = arguments
+
+    def of(x: Any) -> Any:
+        return loop.call(name.removesuffix(".vjp"), [x, *rest])
+
+    result, back, *_ = torch.func.vjp(of, first)
+    return back(weights.to(result.dtype))[0]
 
 
 def _random(phase: Call, frame: Frame) -> Any:

@@ -56,9 +56,13 @@ ABSENT = (1).to_bytes(4, sys.byteorder)
 _told = False
 
 
-def kernels(backend: str, layout: Any) -> Kernels | None:
+def kernels(backend: str, layout: Any) -> Any:
     """The kernels for a layout, or None where phases run as torch operations."""
     global _told
+    if backend == "inductor":
+        from .inductor import Inductor
+
+        return Inductor()
     if any(p.device.type != "cpu" for p in layout.params):
         return None
     if native.compiler() is None:

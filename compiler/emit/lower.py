@@ -324,7 +324,8 @@ class Lowering:
 
     def name(self, n: Node) -> str:
         if self.cls.get(n) == "host":
-            return f"host:{self.host(n)}"
+            where = {"tensor": f"@{n.type.domain}", "group": "#"}.get(n.type.reach, "")
+            return f"host:{self.host(n)}{where}"
         return source_of(n)
 
     def _ask(self, n: Node) -> Evaluate | None:
