@@ -129,7 +129,7 @@ def _run(
     named = dict(zip(own.columns, columns, strict=True))
     slots = {n[5:]: c for n, c in named.items() if n.startswith("slot:")}
     rows = Rows([tuple(r) for r in host.tolist()], list(row))
-    given = {n: c for n, c in named.items() if not n.startswith("slot:")}
+    given: dict[str, Any] = {n: c for n, c in named.items() if not n.startswith("slot:")}
     given.update(zip(own.values, values, strict=True))
     tensors = next((c for n, c in named.items() if n in _cells(phase)), columns[0])
     with torch.no_grad():

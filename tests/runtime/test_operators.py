@@ -1,4 +1,4 @@
-"""Phases as torch operators: they trace, they say what they write, their numbers are the kernel's."""
+"""Phases as torch operators: they trace, say what they write, and give the numbers of kernels."""
 
 from __future__ import annotations
 
@@ -98,6 +98,6 @@ def test_compiled_code_copies_nothing_that_is_written(adamw: Any) -> None:
 
     with torch.no_grad():
         _, codes = run_and_get_code(torch.compile(train, fullgraph=True), *lists(4, 1))
-    code = "".join(codes)
-    assert code.count("empty_strided") - code.count("empty_strided_") >= 0
-    assert "copy_" not in code.replace("_copy_", "") and "clone" not in code, code
+    body = "".join(codes).partition("def call(")[2].partition("def benchmark")[0]
+    assert body.count("= empty_strided") == 2, body  # the two gradients
+    assert "copy_(" not in body and "clone" not in body, body
