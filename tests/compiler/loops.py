@@ -50,7 +50,9 @@ class Autograd:
             torch.autograd.grad(v, leaves, retain_graph=True, materialize_grads=True)
             for v in value.reshape(-1)
         ]
-        found = [torch.stack(c).reshape(*value.shape, *c[0].shape) for c in zip(*rows, strict=True)]
+        found = [
+            torch.stack(c).reshape((*value.shape, *c[0].shape)) for c in zip(*rows, strict=True)
+        ]
         return [None if i in self.absent else g for i, g in enumerate(found)]
 
     def hvp(
@@ -136,6 +138,4 @@ def machine(
 
 
 def largest_gap(found: list[Tensor], wanted: list[Tensor]) -> float:
-    return max(
-        float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True) if a.numel()
-    )
+    return max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True) if a.numel())

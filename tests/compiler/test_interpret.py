@@ -10,7 +10,7 @@ import torch
 
 from optc.compiler.interpret import Interpreter, Tensors
 
-from .loops import SHAPES, Autograd, largest_gap, machine, quadratic, started, wavy
+from .loops import Autograd, largest_gap, machine, quadratic, started, wavy
 
 RULE = "rule r(lr = 0.1):\n"
 
@@ -113,8 +113,8 @@ def test_three_clocks_under_a_veto() -> None:
 
 
 def test_a_tensor_without_gradient_takes_no_part() -> None:
-    run = machine(RULE + "    metric n = norm(grad(w), over = model)\n    w <- w - t * grad(w)\n",
-                  Autograd(absent=(1,), loss=quadratic))  # fmt: skip
+    text = RULE + "    metric n = norm(grad(w), over = model)\n    w <- w - t * grad(w)\n"
+    run = machine(text, Autograd(absent=(1,), loss=quadratic))
     before = [x.clone() for x in run.tensors()]
     run.step()
     gradients = [(k + 1) * (x - 1) for k, x in enumerate(before) if k != 1]
@@ -133,7 +133,7 @@ veto when call == 1
 metric m = m
 metric seen = seen"""
     run = after(body, steps=1)
-    assert (w_of(run), float(run.slots["m"]), float(run.slots["seen"])) == (0, 0, 1)
+    assert (w_of(run), "m" in run.slots, float(run.slots["seen"])) == (0, False, 1)
     run.step()
     assert (w_of(run), float(run.slots["m"]), float(run.slots["seen"])) == (1, 1, 2)
 
@@ -141,6 +141,7 @@ metric seen = seen"""
 def test_restore_goes_back_to_the_last_but_one_snapshot() -> None:
     body = """state n = 0.0
 n <- n + 1
+metric n = n
 w <- w + 1
 snapshot when call <= 3
 restore 2 when call == 5"""
@@ -227,7 +228,8 @@ rule r():
     point = [x.clone().requires_grad_() for x in run.tensors()]
     wanted = torch.autograd.grad(wavy({"w": point}), point)
     run.step()
-    assert largest_gap(run.tensors()[:3], [p.detach() - g for p, g in zip(point[:3], wanted)]) == 0
+    moved = [p.detach() - g for p, g in zip(point, wanted, strict=True)]
+    assert largest_gap(run.tensors()[:3], moved[:3]) == 0
 
 
 def test_a_reduction_in_a_block_covers_its_cells() -> None:
@@ -290,7 +292,8 @@ def test_a_loop_stops_where_its_condition_holds() -> None:
 
 
 def test_cells_whose_condition_holds_are_frozen() -> None:
-    run = machine(RULE + "    var a = w\n    repeat 90 until a > 3:\n        a <- a + 1\n    w <- a\n")
+    text = RULE + "    var a = w\n    repeat 90 until a > 3:\n        a <- a + 1\n    w <- a\n"
+    run = machine(text)
     before = run.tensors()
     run.step()
     for old, new in zip(before, run.tensors(), strict=True):
@@ -400,13 +403,6 @@ def test_random_numbers_differ_by_line_and_by_step() -> None:
     assert all(float(x.abs().min()) > 0 for x in first)
 
 
-# Maximize ---------------------------------------------------------------------------------------
-
-
 def test_maximize_turns_the_gradient() -> None:
     run = after("w <- w - lr * grad(w)", maximize=True)
     assert math.isclose(w_of(run), -0.1)
-
-
-def test_all_shapes_are_there() -> None:
-    assert [tuple(x.shape) for x in machine(ADAMW).tensors()] == list(SHAPES.values())
