@@ -434,10 +434,12 @@ def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> No
 
 @builtin("transpose", "x")
 def transpose(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
+    """Rows and columns exchanged; a square [a, a'] stays [a, a'], since axes align by name."""
     value = as_node(ctx, x, span)
     *rest, a, b = _two_axes(ctx, value, span)
+    last = (a, b) if a.name == b.name else (b, a)
     return ctx.graph.add(
-        "transpose", value, type=replace(value.type, axes=(*rest, b, a)), span=span
+        "transpose", value, type=replace(value.type, axes=(*rest, *last)), span=span
     )
 
 
@@ -454,23 +456,30 @@ def _two_axes(ctx: Context, value: Node, span: Span) -> tuple[Axis, ...]:
 
 @builtin("matmul", "a b")
 def matmul(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
-    """`a @ b`: the last axis of a against the first matrix axis of b."""
+    """`a @ b`: the last axis of a against the first matrix axis of b; either may be a vector."""
     left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    if len(left.type.axes) == 1:
+        left, right = transpose(ctx, scope, span, right), left
     *rest, m, k = _two_axes(ctx, left, span)
     vector = len(right.type.axes) == 1
     k2, *n = right.type.axes[-2:] if not vector else right.type.axes
     if k.name != k2.name:
-        ctx.error(
-            "E311", f"`@` sums {left.type} over `{k}`, and {right.type} has `{k2}` there", span
-        )
-    last = tuple(n)
-    if last and last[0].same(m):
-        last = (last[0].prime(),)
-    base = ctx.map("mul", ctx.graph.const(1.0), left, span=span).type
-    other = right.type
+        message = f"`@` sums {left.type} over `{k}`, and {right.type} has `{k2}` there"
+        ctx.error("E311", message, span)
+    axes = (*rest, *_product(m, k, tuple(n)))
+    base, other = left.type, right.type
     reach = other.reach if coarser_or_equal(base.reach, other.reach) else base.reach
-    type = Type(reach, (*rest, m, *last), base.domain or other.domain)
+    type = Type(reach, axes, base.domain or other.domain)
     return ctx.graph.add("matmul", left, right, type=type, span=span, vector=vector)
+
+
+def _product(m: Axis, k: Axis, n: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """The axes of a product: primed only where both have one name."""
+    plain = replace(m, primes=0)
+    if not n:
+        return (plain,)
+    last = replace(n[0], primes=0)
+    return (plain, last.prime()) if last.name == plain.name else (plain, last)
 
 
 @builtin("trace", "x")
