@@ -1,4 +1,7 @@
-"""Derivatives of functions that a rule writes, against autograd through the same arithmetic."""
+"""Derivatives of functions that a rule writes, against autograd through the interpreter.
+
+The interpreter computes with torch, so autograd can follow it from the tensors to a metric.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from optc.compiler.interpret import Tensors
 from optc.compiler.ops import OPS
 from optc.compiler.source import CompileError
 
-from .loops import Autograd, largest_gap, machine, wavy
+from .loops import Objective, largest_gap, machine, started, wavy
 
 SAFE = "(0.6 + 0.4 * tanh(p))"
 """Cells between 0.2 and 1: every function is smooth there."""
@@ -56,45 +60,158 @@ REDUCED = {
     "the loss at its own gradient": "loss(p - 0.1 * grad(p))",
     "the loss behind a norm": "loss(p + 0.1 * p / norm(p, over = model))",
     "the norm of the gradient": "norm(grad(p), over = model)",
-    "a captured name": "dot(p, w, over = model)^2",
 }
+THIRD = {"the norm of the gradient", "the loss at its own gradient"}
+"""Their curvature asks for a third derivative of the loss, which no loop offers."""
 
 
-def model_of(points: list[Tensor], form: Any) -> Tensor:
-    return torch.stack([form(x).sum() for x in points]).sum()
+class Traced:
+    """Oracles that autograd can see through."""
+
+    def __init__(self, **objectives: Objective):
+        self.objectives = objectives
+
+    def value(self, name: str, points: Any, data: Any) -> Tensor:
+        return self.objectives[name](points, data)
+
+    def gradient(self, name: str, points: Any, data: Any, wrt: str) -> list[Tensor]:
+        value = self.objectives[name](points, data)
+        if value.dim():
+            rows = [torch.autograd.grad(v, points[wrt], create_graph=True) for v in value]
+            return [torch.stack(column) for column in zip(*rows, strict=True)]
+        return list(torch.autograd.grad(value, points[wrt], create_graph=True))
+
+    def hvp(self, name: str, points: Any, data: Any, wrt: str, of: str, v: Any) -> list[Tensor]:
+        first = self.gradient(name, points, data, of)
+        total = sum((g * x.detach()).sum() for g, x in zip(first, v, strict=True))
+        return list(torch.autograd.grad(total, points[wrt], create_graph=True))
+
+    def jvp(self, name: str, points: Any, data: Any, wrt: str, v: Any) -> Tensor:
+        rows = self.gradient(name, points, data, wrt)
+        axes = rows[0].dim() - points[wrt][0].dim()
+        shape = (*rows[0].shape[:axes], -1)
+        return sum((g * x).reshape(shape).sum(-1) for g, x in zip(rows, v, strict=True))
+
+    def vjp(self, name: str, points: Any, data: Any, wrt: str, u: Tensor) -> list[Tensor]:
+        value = self.objectives[name](points, data)
+        return list(torch.autograd.grad(value, points[wrt], u, create_graph=True))
 
 
-def numeric(text: str, at: list[Tensor], direction: list[Tensor]) -> float:
-    """The slope of a function of the language along a direction, by Richardson differences."""
-
-    def value(t: float) -> float:
-        run = machine(f"rule r():\n    f = p -> {text}\n    metric f = f(q)\n"
-                      "    w <- w\n".replace("f(q)", f"f(w + {t!r} * d0)")
-                      .replace("    f = p", "    input d0: element\n    f = p")
-                      + "    w <- w + 0 * w\n", Autograd(loss=wavy), inputs={"d0": direction})  # fmt: skip
-        run.step()
-        return float(run.metrics["f"])
-
-    def central(h: float) -> float:
-        return (value(h) - value(-h)) / (2 * h)
-
-    return (4 * central(5e-4) - central(1e-3)) / 3
+def residuals(points: Any, data: Any = None) -> Tensor:
+    """Four numbers of the cells."""
+    flat = torch.cat([x.reshape(-1) for x in points["w"]])
+    return torch.stack([flat.sum(), (flat**3).sum(), torch.sin(flat).sum(), flat[0] * flat[-1]])
 
 
-def derived(text: str, wanted: str) -> list[Tensor]:
-    run = machine(f"rule r():\n    f = p -> {text}\n    w <- {wanted}\n", Autograd(loss=wavy))
+def ran(body: str, tensors: Tensors) -> Any:
+    text = "rule r():\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    run = machine(text, Traced(loss=wavy, residual=residuals), tensors)
     run.step()
-    return run.tensors()
+    return run
 
 
-def direction() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(11)
-    return [
-        torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        for x in machine("rule r():\n    w <- w + 1\n").tensors()
-    ]
+def leaves() -> Tensors:
+    tensors = started()
+    tensors.values = [x.requires_grad_() for x in tensors.values]
+    return tensors
+
+
+def check_gradient(form: str, within: float = 1e-12) -> None:
+    """`grad(f, w)` is what autograd says of f(w)."""
+    tensors = leaves()
+    run = ran(f"f = p -> {form}\nmetric f = f(w)\nw <- grad(f, w)", tensors)
+    wanted = torch.autograd.grad(run.metrics["f"], tensors.values, materialize_grads=True)
+    size = max(1.0, max(float(g.abs().max()) for g in wanted))
+    assert largest_gap([x.detach() for x in run.tensors()], list(wanted)) < within * size
 
 
 def test_every_operation_is_tested_or_flat() -> None:
     logical = {name for name, op in OPS.items() if op.logical}
     assert set(ONE) | FLAT | logical == set(OPS)
+
+
+@pytest.mark.parametrize("op", ONE)
+def test_each_operation(op: str) -> None:
+    check_gradient(f"sum(({ONE[op].format(x=SAFE)}) * cos(p), over = model)")
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_reductions_and_oracles(name: str) -> None:
+    check_gradient(REDUCED[name])
+
+
+@pytest.mark.parametrize("name", [n for n in REDUCED if n not in THIRD])
+def test_curvature_along_a_vector(name: str) -> None:
+    form = REDUCED[name]
+    tensors = leaves()
+    run = ran(f"f = p -> {form}\nv = cos(3 * w)\nmetric f = f(w)\nw <- hvp(f, w, v)", tensors)
+    first = torch.autograd.grad(run.metrics["f"], tensors.values, create_graph=True)
+    total = sum(
+        (g * torch.cos(3 * x).detach()).sum() for g, x in zip(first, tensors.values, strict=True)
+    )
+    wanted = torch.autograd.grad(total, tensors.values, materialize_grads=True)
+    assert largest_gap([x.detach() for x in run.tensors()], list(wanted)) < 1e-10
+
+
+@pytest.mark.parametrize("name", [n for n in REDUCED if "largest" not in n])
+def test_forward_and_reverse_agree(name: str) -> None:
+    body = """f = p -> {form}
+v = cos(3 * w)
+metric along = jvp(f, w, v)
+metric back = dot(grad(f, w), v, over = model)
+w <- w + 1"""
+    run = ran(body.format(form=REDUCED[name]), leaves())
+    assert abs(float((run.metrics["along"] - run.metrics["back"]).detach())) < 1e-10
+
+
+def test_an_objective_with_an_axis_goes_both_ways() -> None:
+    body = """u = residual(0.5 * w)
+F = p -> residual(p^2)
+metric forward = sum(jvp(F, w, cos(w)) * u, over = residuals)
+metric back = dot(vjp(F, w, u), cos(w), over = model)
+w <- vjp(F, w, u)"""
+    tensors = leaves()
+    run = ran("loss residual: model[residuals]\n" + body, tensors)
+    assert abs(float((run.metrics["forward"] - run.metrics["back"]).detach())) < 1e-10
+    squares = {"w": [x**2 for x in tensors.values]}
+    weight = residuals({"w": [0.5 * x for x in tensors.values]}).detach()
+    wanted = torch.autograd.grad((residuals(squares) * weight).sum(), tensors.values)
+    assert largest_gap([x.detach() for x in run.tensors()], list(wanted)) < 1e-12
+
+
+def test_a_captured_name_is_a_constant() -> None:
+    tensors = leaves()
+    run = ran("c = 3 * w\nw <- grad(p -> dot(p, c, over = model), w)", tensors)
+    assert (
+        largest_gap([x.detach() for x in run.tensors()], [3 * x.detach() for x in tensors.values])
+        == 0
+    )
+
+
+def test_what_has_no_derivative_is_an_error() -> None:
+    with pytest.raises(CompileError, match="E306"):
+        ran("w <- grad(p -> p, w)", leaves())
+    with pytest.raises(CompileError, match="E307"):
+        ran("w <- grad(p -> sum(top(p, by = abs, fraction = 0.5, over = model), over = model), w)",
+            leaves())  # fmt: skip
+
+
+def test_inside_a_block_only_its_cells_vary() -> None:
+    text = """
+rule r():
+    base = loss
+    for params where ndim == 2:
+        loss = p -> base(p) + 2 * dot(p, p, over = model)
+        w <- grad(w)
+    for other params:
+        w <- grad(w)
+"""
+    tensors = started()
+    run = machine(text, Traced(loss=wavy), tensors)
+    points = [x.clone().requires_grad_() for x in tensors.values]
+    wanted = torch.autograd.grad(wavy({"w": points}), points)
+    run.step()
+    expected = [
+        g + 4 * x.detach() if x.dim() == 2 else g for g, x in zip(wanted, points, strict=True)
+    ]
+    assert largest_gap([x.detach() for x in run.tensors()], expected) < 1e-12
