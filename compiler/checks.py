@@ -131,6 +131,8 @@ def _rule(tree: s.Primitive, line: s.CheckLine) -> s.Rule:
             continue
         elif kind == "loss" and value is not None:
             continue
+        elif isinstance(value, s.List) and name == "w":
+            arguments.append(s.Argument(name, s.Name("w")))
         elif isinstance(value, s.List):
             slot = s.Slot(name, item.type or s.TypeExpr("element"))
             body.append(s.Declare("input", (slot,)))

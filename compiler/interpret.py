@@ -402,6 +402,8 @@ class _Turn:
         if isinstance(axis.size, Node):
             value = self.value(axis.size)
             return int(value[0] if isinstance(value, list) else value)
+        if axis.name == "all":
+            return sum(shape.numel() for shape in self.run.shapes)
         for node, value in self.memo.items():
             for at, a in enumerate(node.type.axes):
                 first = value[0] if isinstance(value, list) and value else value

@@ -18,7 +18,8 @@ from torch import fx
 class Port:
     """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the
     host's row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat
-    value), draw (random numbers, `source` is distribution:stream)."""
+    value), draw (random numbers, `source` is distribution:stream), size (the places of the axis
+    `source`)."""
 
     name: str
     source: str
@@ -90,6 +91,7 @@ class Read:
     wrt: str = ""
     of: str = ""
     vector: str = ""
+    axes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -44,6 +44,8 @@ class Frame:
     kernels: Any = None
     values: dict[str, Any] = field(default_factory=dict)
     wrapped: bool = False
+    inputs: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     depth: int = 0
     touched: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
@@ -52,9 +54,17 @@ class Frame:
         """A value by its name."""
         if name.startswith("slot:"):
             return self.column(name[5:])
+        if name.startswith("input:"):
+            return self.given(name[6:])
         if name.startswith("host:"):
             return self.scalar(name[5:])
         return self.values[name]
+
+    def given(self, name: str) -> Any:
+        """An array that the loop supplies."""
+        if name not in self.inputs:
+            raise RuntimeError(f"the rule reads `{name}`: give it by optimizer.supply({name}=...)")
+        return self.inputs[name]
 
     def scalar(self, name: str) -> Any:
         """A scalar of the host as a value: of the model, of each group, or of each tensor."""
@@ -289,8 +299,14 @@ def _draw(frame: Frame, port: Any) -> Any:
     return numbers
 
 
+def _axis_size(frame: Frame, port: Any) -> Any:
+    n = frame.sizes[port.source]
+    return lambda k, i: n
+
+
 _PORT = {
     "draw": _draw,
+    "size": _axis_size,
     "cell": _cell,
     "tensor": _tensor,
     "group": _group,
@@ -380,6 +396,8 @@ def _model(phase: Compute, frame: Frame) -> None:
         for port, own in zip(phase.inputs, grouped, strict=True):
             if port.how == "host":
                 row.append(number(frame.group_rows[g][int(port.source)]))
+            elif port.how == "size":
+                row.append(frame.sizes[port.source])
             else:
                 value = frame.get(port.source)
                 row.append(value[g] if own else value)
@@ -458,6 +476,11 @@ def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
 def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
     """Give the loop's answers their names: gradients as real local tensors, of descent."""
     for read, value in zip(phase.reads, answers, strict=True):
+        first = (
+            next((v for v in value if v is not None), None) if isinstance(value, list) else value
+        )
+        for label, n in zip(read.axes, first.shape if first is not None else (), strict=False):
+            frame.sizes[label.rstrip("'")] = n
         if read.what == "value":
             value = value.detach().double()
         if frame.wrapped and isinstance(value, list):

@@ -193,6 +193,7 @@ class Optimizer(torch.optim.Optimizer):
             [bool(g["maximize"]) for g in self.param_groups],
             kernels=self._printer(layout),
             wrapped=layout.wrapped,
+            inputs=self._inputs,
         )
         slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)

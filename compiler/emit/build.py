@@ -12,7 +12,7 @@ from torch import fx
 from .. import cells, torch_ops
 from ..ir import Node
 from ..program import Port
-from ..types import Axis
+from ..types import HOST, Axis, Type
 
 LIKE = object()
 
@@ -149,10 +149,15 @@ class Builder:
             return self._holder(
                 ("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host"
             )
+        if axis.name == "all":
+            total = self.low.graph.add("meta", type=Type("group"), known=HOST, what="total")
+            return self._holder(("host", total), "total", str(self.low.host(total)), "host")
         if axis.name == "rows":
             return self.graph.call_function(cells.rows, (self._like(),))
         if axis.name == "cols":
             return self.graph.call_function(cells.columns, (self._like(),))
+        if self.low.supplied(axis):
+            return self._holder(("size", axis.name), f"places_{axis.name}", axis.name, "size")
         for node, value in self.values.items():
             for place, other in enumerate(node.type.axes):
                 if (

@@ -27,6 +27,8 @@ def source_of(node: Node) -> str:
     """The name of a value between phases; a routed part of a slot is `slot:PATH@DOMAIN`."""
     if node.op == "read":
         return f"slot:{node['slot']}"
+    if node.op == "input":
+        return f"input:{node['name']}"
     if routed_read(node):
         return f"slot:{node.inputs[0]['slot']}@{node.type.domain}"
     return f"v{node.number}"
@@ -87,6 +89,7 @@ class Lowering:
         """leaf, host, data, ask, call, loop, route, draw; or where it is computed: c (a kernel over
         elements), s (a scalar, floating), t (torch, tensor by tensor), m (torch, over the model),
         r (a reduction that ends a pass over cells)."""
+        given = n.op == "input" and n.type.reach != "group"
         if n in self.bound or n.op in ("read", "parameter") or routed_read(n):
             return "leaf"
         if (
@@ -98,6 +101,11 @@ class Lowering:
             return "host"
         if n.op == "random" and n.type.reach == "element" and not n.type.axes and not n.inputs:
             return "c"  # drawn again wherever it is needed
+        if given:
+            return "leaf"
+        constant = n.op == "expand" and n.type.axes and self.cls[n.inputs[0]] == "host"
+        if n.op in ("eye", "iota", "size") or constant:
+            return "k"  # made anew wherever it is needed
         fixed = _CLASS.get(n.op)
         if fixed:
             return fixed
@@ -127,6 +135,15 @@ class Lowering:
                     "t" if "t" in classes and reach == "tensor" else "m" if "m" in classes else "s"
                 )
         return "m" if reach in ("group", "model") else "t"
+
+    def supplied(self, axis: Axis) -> bool:
+        """Whether an axis comes with the answers of the loop."""
+        return any(
+            a.name == axis.name
+            for n in self.order
+            if self.cls.get(n) in ("ask", "data", "call")
+            for a in n.type.axes
+        )
 
     def _c_able(self, n: Node) -> bool:
         return n.type.reach == "element" and not n.type.axes
@@ -170,7 +187,7 @@ class Lowering:
 
     def _cut(self, i: Node, n: Node) -> int:
         a, b = self.cls[i], self.cls[n]
-        if a in ("leaf", "host", "data", "none"):
+        if a in ("leaf", "host", "data", "none", "k"):
             return 0
         if a in FLOATING and b in ("c", "s", "r"):
             return 0
@@ -193,7 +210,7 @@ class Lowering:
             if literal is not None and self.cls[literal[0]] in ("s", "m"):
                 result[literal[0]] = self.level[literal[0]]
         for n in self.roots:
-            if self.cls[n] in ("c", "s", "t", "m", "r"):
+            if self.cls[n] in ("c", "s", "t", "m", "r", "k"):
                 result[n] = max(self.level[n], self.write_level.get(n, 0))
         return result
 
@@ -201,6 +218,8 @@ class Lowering:
         a, b = self.cls[i], self.cls[n]
         if a == "r":
             return True
+        if a == "k":
+            return b in ("ask", "call", "loop", "route", "comm")
         if a == "c":
             return b not in ("c", "r", "s")
         if a == "s":
@@ -361,6 +380,7 @@ class Lowering:
                     r.get("wrt", ""),
                     r.get("of", ""),
                     self.name(r.inputs[1]) if len(r.inputs) > 1 else "",
+                    tuple(label(a) for a in r.type.axes),
                 )
                 for r in reads
             ],

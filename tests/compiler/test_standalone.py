@@ -286,3 +286,34 @@ def test_names_do_not_meet_the_modules_own(rule: str, tmp_path: Path) -> None:
         assert type(pickle.loads(pickle.dumps(opt))) is cls
     finally:
         sys.modules.pop("hostile", None)
+
+
+# Whatever compiles ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+SPECS = sorted([*ROOT.glob("examples/*.opt"), *ROOT.glob("tests/cases/hard/*.opt")])
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda p: p.stem)
+def test_what_compiles_can_be_written_out(spec: Path, tmp_path: Path) -> None:
+    from itertools import product
+
+    from optc.compiler.source import CompileError
+    from optc.plugins.registry import library
+
+    try:
+        made_of = driver.compile_source(Source(str(spec), spec.read_text()), library())
+    except CompileError as error:
+        pytest.skip(f"it does not compile yet: {error.diagnostics[0].message}")
+    (tmp_path / "written.py").write_text(standalone(made_of), encoding="utf-8")
+    try:
+        rule = imported(tmp_path / "written.py", "written").PROGRAM
+    finally:
+        sys.modules.pop("written", None)
+    for bits in product((False, True), repeat=len(rule.conditions.names)):
+        here, there = made_of.plan(bits), rule.plan(bits)
+        assert [type(p).__name__ for p in here.phases] == [type(p).__name__ for p in there.phases]
+        assert here.deferred == there.deferred and here.in_place == there.in_place
+    for name, slot in rule.slots.items():
+        if slot.kind == "state" and not slot.begins_as_number:
+            assert rule.start(name).metrics
