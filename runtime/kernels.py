@@ -107,9 +107,10 @@ class Prepared:
         self.names, self.places = phase.columns()
         self.slots = frame.slots
         self.inputs = {
-            how: [p for p in phase.inputs if p.how == how]
-            for how in ("tensor", "group", "model", "host")
+            how: [p for p in phase.inputs if p.how == how] for how in ("tensor", "group", "host")
         }
+        self.inputs["model"] = [p for p in phase.inputs if p.how in ("model", "size")]
+        self.inputs["model"] = [p for p in phase.inputs if p.how in ("model", "size")]
         self.width = 1 + max((int(p.source) for p in self.inputs["host"]), default=-1)
         self.sums = [o for o in phase.outputs if o.combine]
         count = {
@@ -166,7 +167,8 @@ class Prepared:
 
     def run(self, frame: execute.Frame) -> None:
         for place, port in enumerate(self.inputs["model"]):
-            self.model[place] = frame.get(port.source)
+            known = port.how == "size"
+            self.model[place] = frame.sizes[port.source] if known else frame.get(port.source)
         for place, port in enumerate(self.inputs["group"]):
             self.group[place] = torch.stack(list(frame.get(port.source)))
         columns = {n: self._column(n, frame) for n in self.names}

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import fx
 
-from ..cells import fold_cells, spread
+from ..cells import arrange, fold_cells, spread
 from ..ops import OPS
 from ..program import Compute
 from ..signature import Signature, typed
@@ -123,16 +123,17 @@ def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
     if port.how == "host":
         p.define(node, f"h[{int(port.source)}]", True)
         return
-    place = at[port.how]
-    at[port.how] += 1
-    if port.how == "cell":
+    how = "model" if port.how == "size" else port.how
+    place = at[how]
+    at[how] += 1
+    if how == "cell":
         p.define(node, f"load{place}(c{place}[i])", False)
         return
     where = {
         "tensor": f"a->tensor_values[{place} * a->rows + r]",
         "group": f"a->group_values[{place} * a->groups + a->group_of_row[r]]",
         "model": f"a->model_values[{place}]",
-    }[port.how]
+    }[how]
     p.define(node, where, True)
 
 
@@ -140,6 +141,10 @@ def _call(p: _Printer, node: fx.Node) -> None:
     first = node.args[0]
     if node.target is fold_cells:  # the sum itself is taken in `_results`
         p.names[node] = p.names[first] if isinstance(first, fx.Node) else ("", False)
+        return
+    if node.target is arrange:  # a value without axes: its place among dimensions is nothing in C
+        assert node.args[1] == () and isinstance(first, fx.Node)
+        p.names[node] = p.names[first]
         return
     if node.target is spread:
         if isinstance(first, fx.Node) and not p.names[first][1]:
