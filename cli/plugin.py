@@ -15,7 +15,7 @@ HELP = "test a plugin: documentation, checks, one meaning however it is run, sav
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["test"])
-    parser.add_argument("package", help="the plugin's name; `optc` is the built-in library")
+    parser.add_argument("package", help="the package, or its entry point; `optc` is the built-in library")
     parser.add_argument("--kind", choices=KINDS, help="only primitives of this kind")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.package in registry.failures:
         print(f"{args.package} could not be imported: {registry.failures[args.package]}")
         return 1
-    plugins = {p.name: p for p in registry.plugins}
+    plugins = {name: p for p in registry.plugins for name in (p.package, p.name)}
     if args.package not in plugins:
         raise UsageError(f"unknown plugin {args.package!r}; {nearest(args.package, plugins)}")
     names = [(k, n) for k in KINDS for n in sorted(plugins[args.package].names(k))]

@@ -31,7 +31,7 @@ class Plugin:
         manager.add_hookspecs(hookspecs)
         manager.register(module, name)
         manager.check_pending()
-        self.name = name
+        self.name, self.package = name, module.__name__.partition(".")[0]
         self.folders = [Path(f) for found in manager.hook.optc_libraries() for f in found]
         python: list[Declaration] = [d for found in manager.hook.optc_primitives() for d in found]
         self.python = {(d.kind, d.name): d for d in python}
