@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +111,7 @@ def _summary(program: Any, path: str, name: str) -> dict[str, Any]:
 
 def _step(program: Any, plan: Any) -> dict[str, Any]:
     """One variant of a step in numbers; bytes are those that kernels move for a parameter."""
+    from ..compiler.emit.traffic import by_leaf
     from ..compiler.program import Compute, Evaluate
 
     phases = list(_every(plan.phases))
@@ -120,7 +120,7 @@ def _step(program: Any, plan: Any) -> dict[str, Any]:
         "evaluations": sum(isinstance(p, Evaluate) for p in phases),
         "kernels": sum(p.mode == "kernel" for p in computing),
         "torch phases": sum(p.mode != "kernel" for p in computing),
-        "bytes": {d: _bytes(program, plan, d) for d in _leaves(program)},
+        "bytes": by_leaf(program, plan, ELEMENT),
     }
 
 
@@ -129,28 +129,6 @@ def _every(phases: list[Any]) -> Iterator[Any]:
     for phase in phases:
         yield phase
         yield from _every(getattr(phase, "body", []))
-
-
-def _leaves(program: Any) -> list[str]:
-    """The domains that hold parameters and are not divided further."""
-    parents = {d.parent for d in program.domains.values()}
-    return [n for n in program.domains if n not in parents]
-
-
-def _bytes(program: Any, plan: Any, domain: str) -> int:
-    """What the kernels read and write for one float32 parameter of a domain."""
-    from ..compiler.emit.traffic import traffic
-
-    def concerns(space: str) -> bool:
-        return bool(space) and (domain == space or domain.startswith(f"{space}|"))
-
-    own = replace(
-        plan,
-        phases=[p for p in plan.phases if concerns(getattr(p, "space", "")) or hasattr(p, "body")],
-        deferred={s: v for s, v in plan.deferred.items() if concerns(program.slots[s].domain)},
-    )
-    root = domain.partition("|")[0]
-    return int(traffic(own, root, ELEMENT).bytes)
 
 
 _NEEDS = {

@@ -2,157 +2,257 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .ir import Graph, Node, inputs_of, postorder
-from .scope import constant
-from .types import HOST
+from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder
+from .least import least_columns, leaves, within
+from .scalars import HOST as COMPUTE
+
+FLOAT32 = 4
+"""Bytes of one cell."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost sheet of a rule; counts are for one step, bytes for one float32 parameter."""
+    """The cost sheet of a rule; counts are for one step, bytes for one float32 parameter.
+
+    `state` and `least` are by the cells that the rule treats alike. `bounded` names evaluations of
+    loops that may stop earlier.
+    """
 
     level: str
     evaluations: dict[str, Fraction] = field(default_factory=dict)
-    state: int = 0
+    bounded: frozenset[str] = frozenset()
+    state: dict[str, int] = field(default_factory=dict)
     coarse: tuple[str, ...] = ()
-    least: int = 0
+    least: dict[str, int] = field(default_factory=dict)
     reductions: int = 0
     locality: str = "element"
     asks: tuple[str, ...] = ()
     guard: str = ""
 
 
+def everything(graph: Graph) -> Iterator[Node]:
+    """Every node that a step or the beginning of a slot needs, those inside of loops too."""
+    inits = [s.init for s in graph.slots.values() if s.init is not None]
+    return _inside([*graph.roots(), *inits])
+
+
+def _inside(roots: list[Node]) -> Iterator[Node]:
+    seen: set[Node] = set()
+    for node in postorder(roots):
+        if node not in seen:
+            seen.add(node)
+            yield node
+        if node.op == "loop":
+            region: Region = node["body"]
+            ends = [*region.outputs, *([region.until] if region.until is not None else [])]
+            for inner in _inside(ends):
+                if inner not in seen:
+                    seen.add(inner)
+                    yield inner
+
+
+# What the loop offers -------------------------------------------------------------------------
+
+
 def loop_level(graph: Graph) -> str:
     """What the training loop must offer: gradients, a closure, or an objective."""
-    nodes = list(postorder(graph.roots()))
-    evaluations = [n for n in nodes if n.op == "evaluate"]
-    data = any(n.op in ("draw", "split", "each", "subset") for n in nodes)
-    curved = any(n.op in ("hvp", "jvp", "vjp", "oracle", "extern") for n in nodes)
-    if data or curved or any(e["objective"] != "loss" for e in evaluations):
+    nodes = list(everything(graph))
+    if any(n.op in _OBJECTIVE or n.op == "evaluate" and not _plain_loss(n) for n in nodes):
         return "objective"
-    held = all(x.op == "read" for e in evaluations for x in e.inputs[: len(e["targets"])])
+    held = all(_held(graph, n) for n in nodes if n.op == "evaluate")
     valued = any(n.op == "value" for n in nodes)
     return "gradients" if held and not valued else "closure"
+
+
+_OBJECTIVE = ("hvp", "jvp", "vjp", "oracle", "extern", "draw", "split", "each", "subset")
+
+
+def _plain_loss(node: Node) -> bool:
+    """Whether a point is evaluated as a closure can: the one loss, on the batch of the step."""
+    data = node.inputs[len(node["targets"]) :]
+    return node["objective"] == "loss" and [d.op for d in data] == ["batch"]
+
+
+def _held(graph: Graph, node: Node) -> bool:
+    """Whether every target stands where the model holds it when the step begins."""
+    points = node.inputs[: len(node["targets"])]
+    return all(p.op == "read" and graph.slots[p["slot"]].kind == "target" for p in points)
+
+
+# The sheet ------------------------------------------------------------------------------------
 
 
 def cost(graph: Graph) -> Cost:
     """The cost sheet."""
     from .passes.guard import is_free
 
-    nodes = list(postorder(graph.roots()))
-    fine = [s for s in graph.slots.values() if s.kind == "state" and s.type.reach == "element"]
-    coarse = tuple(
-        f"{s.path}: {s.type}"
-        for s in graph.slots.values()
-        if s.kind == "state" and (s.type.reach != "element" or s.type.axes)
-    )
-    plain = [s for s in fine if not s.type.axes]
-    wide = [
-        n for n in nodes if n.op in ("reduce", "contract", "flat") and n.type.reach == "model"
-        and any(i.type.reach not in ("model", "group") for i in n.inputs)
-    ]  # fmt: skip
-    asks = (*graph.oracles, *graph.externs, *graph.inputs)
-    gradients = any(n.op == "gradient" for n in nodes)
+    nodes = list(everything(graph))
+    states = [s for s in graph.slots.values() if s.kind == "state"]
+    fine = [s for s in states if s.type.reach == "element" and not s.type.axes]
+    wide = [n for n in nodes if _reduces(n, "model")]
+    known = {
+        leaf: FLOAT32 * sum(within(graph, leaf, s.type.domain) for s in fine)
+        for leaf in leaves(graph)
+    }
+    counted, bounded = evaluations(graph)
+    gradients = any(n.op == "gradient" for n in postorder(graph.roots()))
     return Cost(
         level=loop_level(graph),
-        evaluations=evaluations(graph),
-        state=4 * len(plain),
-        coarse=coarse,
-        least=least_bytes(graph, nodes),
+        evaluations=counted,
+        bounded=bounded,
+        state=known,
+        coarse=tuple(f"{s.path}: {s.type}" for s in states if s not in fine),
+        least={leaf: FLOAT32 * least_columns(graph, leaf) for leaf in leaves(graph)},
         reductions=len(wide),
-        locality="model" if wide else _locality(nodes),
-        asks=asks,
+        locality=locality(nodes),
+        asks=(*_named(graph), *graph.oracles, *graph.externs, *graph.inputs),
         guard="" if not gradients else "free" if is_free(graph) else "4 more bytes a parameter",
     )
 
 
-def _locality(nodes: list[Node]) -> str:
-    tensor = any(n.op in ("matrix", "reduce") and n.type.reach != "model" for n in nodes)
-    return "tensor" if tensor else "element"
+def _named(graph: Graph) -> list[str]:
+    """The objectives that a loop must know by name."""
+    asked = {n["objective"]: None for n in everything(graph) if n.op == "evaluate"}
+    return [name for name in asked if name != "loss"]
 
 
-def least_bytes(graph: Graph, nodes: list[Node]) -> int:
-    """Every slot and gradient that the step reads once, and every slot that it writes once.
+def locality(nodes: list[Node]) -> str:
+    """How far apart the cells are that one cell's update may depend on."""
+    for reach in ("model", "group"):
+        if any(_reduces(n, reach) for n in nodes):
+            return reach
+    return "tensor" if any(map(_crosses_cells, nodes)) else "element"
 
-    What is known only after a pass over the model (a norm) costs what the norm was taken of once
-    more.
+
+def _crosses_cells(node: Node) -> bool:
+    """Whether a value is made of several cells of a tensor."""
+    if node.op in ("reduce", "contract"):
+        return node["over"] in ("row", "column", "tensor")
+    return node.kind == "linalg" or node.op in ("matrix", "select")
+
+
+def _reduces(node: Node, reach: str) -> bool:
+    """Whether a value of the model (of a group) is made of its cells."""
+    wide = node.op in ("reduce", "contract", "flat", "select") and node.type.reach == reach
+    return wide and any(i.type.reach not in ("model", "group") for i in node.inputs)
+
+
+# Evaluations ----------------------------------------------------------------------------------
+
+NAMES = {"value": "loss value", "gradient": "gradient"}
+
+
+def evaluations(graph: Graph) -> tuple[dict[str, Fraction], frozenset[str]]:
+    """How often a step asks the loop, by what it asks; `every k` counts as 1 / k.
+
+    Also those that stand in a loop with an `until`, which may ask less often.
     """
-    reads = {n for n in nodes if n.op == "read" and _plain(n)}
-    gradients = {n for n in nodes if n.op in ("gradient", "hvp", "vjp") and _plain(n)}
-    points = [n for n in nodes if n.op == "evaluate"]
-    written = [n for n in graph.writes.values() if _plain(n)]
-    moved = {x for e in points for x in e.inputs[: len(e["targets"])] if x.op != "read"}
-    again = set()
-    for node in nodes:
-        wide = node.op in ("reduce", "contract") and node.type.reach == "model"
-        if wide and _read_after(node, graph):
-            again |= {
-                i for i in postorder([node]) if i in gradients or i in reads and i not in again
-            }
-    return 4 * (len(reads) + len(gradients) + len(written) + len(moved) + len(again))
+    share = shares(graph)
+    at: dict[tuple[Node, str], Fraction] = {}
+    for node, due in share.items():
+        if node.op in ("value", "gradient", "hvp", "jvp", "vjp"):
+            point = node.inputs[0]
+            key = (node if node.op in ("hvp", "jvp", "vjp") else point, node.op)
+            at[key] = max(at.get(key, Fraction(0)), due * _mapped(graph, node))
+    counts: dict[str, Fraction] = {}
+    for (point, op), due in at.items():
+        if op == "value":  # it comes with the gradient
+            due = max(Fraction(0), due - at.get((point, "gradient"), Fraction(0)))
+        objective = (point if op in NAMES else point.inputs[0])["objective"]
+        name = NAMES.get(op, op) + ("" if objective == "loss" else f" of {objective}")
+        if due:
+            counts[name] = counts.get(name, Fraction(0)) + due
+    return counts, frozenset(_stoppable(graph) & counts.keys())
 
 
-def _plain(node: Node) -> bool:
-    return node.type.reach == "element" and not node.type.axes
-
-
-def _read_after(reduction: Node, graph: Graph) -> bool:
-    """Whether what a write computes element by element depends on the reduction."""
-    return any(reduction in set(postorder([n])) for n in graph.writes.values() if _plain(n))
-
-
-def evaluations(graph: Graph) -> dict[str, Fraction]:
-    """How often a step asks the loop, by what it asks; `every k` counts as 1 / k."""
-    share = _shares(graph)
-    result: dict[str, Fraction] = {}
-    seen: dict[tuple[Node, str], Fraction] = {}
-    for node in postorder(graph.roots()):
-        if node.op not in ("value", "gradient", "hvp", "jvp", "vjp"):
+def _stoppable(graph: Graph) -> set[str]:
+    names = set()
+    for loop in [n for n in everything(graph) if n.op == "loop"]:
+        region: Region = loop["body"]
+        if region.until is None:
             continue
-        at = node.inputs[0]
-        what = {"value": "loss value", "gradient": "gradient"}.get(node.op, node.op)
-        if node.op == "value" and any(n.op == "gradient" and n.inputs[0] is at for n in share):
-            continue  # the value comes with the gradient
-        name = what if at["objective"] == "loss" else f"{what} of {at['objective']}"
-        key = (at if node.op == "gradient" else node, name)
-        seen[key] = max(seen.get(key, Fraction(0)), share.get(node, Fraction(1)) * _mapped(at))
-    for (_, name), amount in seen.items():
-        result[name] = result.get(name, Fraction(0)) + amount
-    return result
+        for node in body_nodes(region):
+            if node.op in ("value", "gradient", "hvp", "jvp", "vjp"):
+                objective = node.inputs[0]["objective"]
+                name = NAMES.get(node.op, node.op)
+                names.add(name + ("" if objective == "loss" else f" of {objective}"))
+    return names
 
 
-def _mapped(at: Node) -> int:
+def _mapped(graph: Graph, node: Node) -> int:
+    """At how many places of the axes of its point and data an oracle is asked."""
     count = 1
-    for axis in at.type.axes:
-        size = axis.size if isinstance(axis.size, int) else constant(axis.size)
+    for axis in node.inputs[0].type.axes:
+        size = axis.size if isinstance(axis.size, int) else default(graph, axis.size)
         count *= int(size) if size is not None else 1
     return count
 
 
-def _shares(graph: Graph) -> dict[Node, Fraction]:
-    """In which share of the steps a node is needed."""
-    order = list(postorder(graph.roots()))
-    share = dict.fromkeys(graph.roots(), Fraction(1))
-    for user in reversed(order):
-        mine = share.get(user, Fraction(1))
-        for source in inputs_of(user):
-            part = mine * _period(user, source)
-            share[source] = max(share.get(source, Fraction(0)), part)
+def shares(graph: Graph) -> dict[Node, Fraction]:
+    """How often a step needs each node: less than 1 behind `every`, more in a loop."""
+    share: dict[Node, Fraction] = dict.fromkeys(graph.roots(), Fraction(1))
+    _spread(graph, graph.roots(), share)
     return share
 
 
-def _period(user: Node, source: Node) -> Fraction:
+def _spread(graph: Graph, roots: list[Node], share: dict[Node, Fraction]) -> None:
+    for user in reversed(list(postorder(roots))):
+        mine = share.setdefault(user, Fraction(0))
+        for source in inputs_of(user):
+            part = mine * _period(graph, user, source)
+            share[source] = max(share.get(source, Fraction(0)), part)
+        if user.op == "loop":
+            _turns(graph, user, mine, share)
+
+
+def _turns(graph: Graph, loop: Node, mine: Fraction, share: dict[Node, Fraction]) -> None:
+    """The nodes of a loop's body are needed at each turn."""
+    region: Region = loop["body"]
+    turns = default(graph, loop.inputs[0])
+    often = mine * (int(turns) if turns is not None and 0 <= turns < 1e9 else 1)
+    inner = dict.fromkeys(region.outputs, often)
+    if region.until is not None:
+        inner[region.until] = often
+    _spread(graph, list(inner), inner)
+    for node in body_nodes(region):
+        share[node] = inner.get(node, often)
+
+
+def _period(graph: Graph, user: Node, source: Node) -> Fraction:
     """The share of the steps in which a selection takes a side that `every k` guards."""
     if user.op != "where" or source is user.inputs[0] or user.inputs[1] is user.inputs[2]:
         return Fraction(1)
-    condition = user.inputs[0]
-    if condition.known != HOST or condition.op != "eq" or condition.inputs[0].op != "mod":
+    condition, turned = user.inputs[0], False
+    while condition.op == "not":
+        condition, turned = condition.inputs[0], not turned
+    if condition.op != "eq" or condition.inputs[0].op != "mod":
         return Fraction(1)
-    period = constant(condition.inputs[0].inputs[1])
-    if period is None or period < 1:
+    counter, period = condition.inputs[0].inputs
+    every = default(graph, period)
+    clocks = [n for n in postorder([counter]) if n.op == "clock"]
+    if every is None or every < 1 or [c["which"] for c in clocks] != ["call"]:
         return Fraction(1)
-    due = Fraction(1, int(period))
-    return due if source is user.inputs[1] else 1 - due
+    due = Fraction(1, int(every))
+    return due if (source is user.inputs[1]) != turned else 1 - due
+
+
+def default(graph: Graph, node: object) -> float | None:
+    """The number that the host computes from constants and the defaults of options."""
+    if not isinstance(node, Node):
+        return None
+    if node.op == "const":
+        return float(node["value"])
+    if node.op == "option":
+        value = graph.options[node["name"]].default
+        value = value[node["place"]] if isinstance(value, tuple) else value
+        return float(value) if isinstance(value, bool | int | float) else None
+    if node.op == "expand":
+        return default(graph, node.inputs[0])
+    values = [default(graph, i) for i in node.inputs]
+    if node.op not in COMPUTE or not values or any(v is None for v in values):
+        return None
+    return float(COMPUTE[node.op](*values))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..program import Compute, Loop, Plan
+from ..program import Compute, Loop, Plan, Program
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,29 @@ def traffic(plan: Plan, domain: str = "w", size: int = 4) -> Traffic:
     late = [s for s, v in plan.deferred.items() if plan.reaches.get(v) == "element"]
     rows += [(f"commit {slot}", 1, 1) for slot in late]
     return Traffic(tuple(rows), size)
+
+
+def by_leaf(program: Program, plan: Plan, size: int = 4) -> dict[str, int]:
+    """What a step moves for a cell of each domain that no block divides further."""
+    parents = {d.parent for d in program.domains.values()}
+    return {
+        leaf: traffic(_concerning(program, plan, leaf), leaf.partition("|")[0], size).bytes
+        for leaf in program.domains
+        if leaf not in parents
+    }
+
+
+def _concerning(program: Program, plan: Plan, leaf: str) -> Plan:
+    """The phases that run over the cells of a leaf."""
+
+    def concerns(space: str) -> bool:
+        return bool(space) and (leaf == space or leaf.startswith(f"{space}|"))
+
+    return replace(
+        plan,
+        phases=[p for p in plan.phases if concerns(getattr(p, "space", "")) or hasattr(p, "body")],
+        deferred={s: v for s, v in plan.deferred.items() if concerns(program.slots[s].domain)},
+    )
 
 
 def _within(space: str, domain: str) -> bool:
