@@ -92,6 +92,7 @@ def print_phase(phase: Compute, signature: Signature, name: str) -> str:
 
 def print_any(phase: Compute, name: str) -> str:
     """The C source of a phase for any signature, without the lines that name its types."""
+    assert isinstance(phase.module, fx.GraphModule)
     printer = _Printer(phase)
     result: fx.Node | None = None
     at = {"cell": 0, "tensor": 0, "group": 0, "model": 0}
