@@ -77,7 +77,7 @@ class _Module:
 
     def text(self) -> str:
         digest = hashlib.sha256(self.program.origin[1].encode("utf-8", "surrogatepass"))
-        module = identifier(self.file.rpartition(".")[0] or self.program.name)
+        module = identifier(self.program.name)
         whole = self._program()
         head = [
             f"{MARK}{__version__} from {visible(self.file)}, sha256 {digest.hexdigest()[:16]}",
