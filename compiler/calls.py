@@ -89,7 +89,9 @@ def call_named(ctx: Context, scope: Scope, expr: s.Call) -> Any:
         return OBJECTIVE_METHODS[name](ctx, scope, arguments(ctx, scope, expr), expr.span)
     if name == "grad":
         return current(ctx, scope, "grad", expr.span).apply(arguments(ctx, scope, expr), expr.span)
-    declaration = find_function(ctx, name) if not _shadowed(name) else None
+    # a primitive named like a builtin (`sign`) uses the builtin in its own body
+    own = None if scope.in_primitive else ctx.local.get(name)
+    declaration = own or (None if _shadowed(name) else find_function(ctx, name))
     if declaration is None:
         return None
     given = arguments(ctx, scope, expr)
