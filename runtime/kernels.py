@@ -110,7 +110,6 @@ class Prepared:
             how: [p for p in phase.inputs if p.how == how] for how in ("tensor", "group", "host")
         }
         self.inputs["model"] = [p for p in phase.inputs if p.how in ("model", "size")]
-        self.inputs["model"] = [p for p in phase.inputs if p.how in ("model", "size")]
         self.width = 1 + max((int(p.source) for p in self.inputs["host"]), default=-1)
         self.sums = [o for o in phase.outputs if o.combine]
         count = {
