@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from typing import Any
 
+from ..compiler.source import CompileError
 from ..compiler.syntax import KINDS
 from ..plugins.papers import papers
 from ..plugins.registry import library
@@ -26,28 +28,46 @@ def run(args: argparse.Namespace) -> int:
 def _primitives(kind: str | None, as_json: bool) -> int:
     registry = library()
     kinds = [kind] if kind else KINDS
-    names = {k: list(registry.names(k)) for k in kinds}
+    rows = {k: [_about(k, name) for name in registry.names(k)] for k in kinds}
     if as_json:
-        rows = [{"kind": k, "name": n, **_about(k, n)} for k in kinds for n in names[k]]
-        print(json.dumps({"primitives": rows, "failures": registry.failures}, indent=1))
+        found = {
+            "primitives": [row for k in kinds for row in rows[k]],
+            "failures": registry.failures,
+            "clashes": registry.clashes,
+        }
+        print(json.dumps(found, indent=1, ensure_ascii=False))
         return 0
     for k in kinds:
-        if names[k]:
+        if rows[k]:
             print(k)
-        for name in names[k]:
-            about = _about(k, name)
-            number = " ".join(f"[{p}]" for p in about["papers"])
-            print(f"  {name:<28} {about['meaning']} {number}".rstrip())
+        for row in rows[k]:
+            number = " ".join(f"[{p}]" for p in row["papers"])
+            foreign = f"({row['origin']})" if row["origin"] != "optc" else ""
+            shown = (row["name"].ljust(28), row["meaning"], number, foreign)
+            print("  " + " ".join(x for x in shown if x).rstrip())
     for plugin, why in registry.failures.items():
-        print(f"plugin {plugin} could not be imported: {why}")
+        print(f"warning[E502]: plugin {plugin} could not be imported: {why}")
+    for clash in registry.clashes:
+        print(f"warning[E501]: {clash}")
     return 0
 
 
-def _about(kind: str, name: str) -> dict[str, object]:
-    found = library().find(kind, name)
+def _about(kind: str, name: str) -> dict[str, Any]:
+    """One row; a primitive that cannot be read is listed with what is wrong with it."""
+    try:
+        found = library().find(kind, name)
+    except CompileError as error:
+        first = error.diagnostics[0]
+        return _row(kind, name, f"error[{first.code}]: {first.message}")
     assert found is not None
-    first = found.doc.strip().splitlines()[0] if found.doc.strip() else ""
-    return {"meaning": first, "papers": list(found.papers), "origin": found.origin}
+    first_line = found.doc.strip().partition("\n")[0]
+    return _row(kind, name, first_line, found.papers, found.origin)
+
+
+def _row(
+    kind: str, name: str, meaning: str, papers: tuple[int, ...] = (), origin: str = "optc"
+) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "meaning": meaning, "papers": papers, "origin": origin}
 
 
 def _papers(as_json: bool) -> int:

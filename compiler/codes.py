@@ -95,6 +95,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Two plugins contribute a primitive of one kind and name.",
         "both packages have precondition lion",
     ),
+    "E502": (
+        "A plugin cannot be imported; the others are used without it.",
+        "[project.entry-points.optc]\nlion = \"no_such_module\"",
+    ),
     "E503": (
         "A file of a library does not hold the primitive that its path names.",
         "clip/own.opt without `clip own`",
