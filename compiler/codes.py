@@ -97,7 +97,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "E502": (
         "A plugin cannot be imported; the others are used without it.",
-        "[project.entry-points.optc]\nlion = \"no_such_module\"",
+        '[project.entry-points.optc]\nlion = "no_such_module"',
     ),
     "E503": (
         "A file of a library does not hold the primitive that its path names.",
