@@ -38,14 +38,13 @@ def run(args: argparse.Namespace) -> int:
 def _rule(args: argparse.Namespace) -> int:
     from ..compiler.analysis import cost
     from ..compiler.driver import graph, program
-    from ..compiler.emit.traffic import traffic
+    from ..compiler.emit.traffic import by_leaf
     from ..compiler.explain import box, rows_of, sheet
 
     source, registry = read_source(args.what), library()
     made = graph(source, registry, args.rule)
     compiled = program(made, source)
-    plan = compiled.plan((True,) * len(compiled.conditions.names))
-    moved = sum(traffic(plan, target).bytes for target in compiled.targets)
+    moved = by_leaf(compiled, compiled.plan((True,) * len(compiled.conditions.names)))
     if args.json:
         rows = {name: value for name, value in rows_of(made, cost(made), moved)}
         print(json.dumps({"rule": made.name, "doc": made.doc, **rows}, indent=1))
@@ -54,5 +53,5 @@ def _rule(args: argparse.Namespace) -> int:
         file = tree(source)
         rule = next(r for r in file.items if isinstance(r, s.Rule) and r.name == made.name)
         print(box(file, rule, registry, args.format))
-    print(sheet(made, moved), end="")
+    print(sheet(made, moved, args.format), end="")
     return 0

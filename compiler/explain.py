@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from . import syntax as s
 from .analysis import Cost, cost
 from .format import to_opt
+from .inlined import inlined
 from .ir import Graph
-from .primitive import Declaration, Registry
+from .latex import algorithm
+from .least import leaves
+from .primitive import Registry
 
 FORMATS = ("text", "md", "latex")
 OFFER = {
@@ -18,131 +22,134 @@ OFFER = {
     "objective": "optimizer.bind(model=model, objective=...); optimizer.step(batch=batch)",
 }
 
+Box = s.Rule | s.Primitive
+Rows = list[tuple[str, str]]
+
+
+# The algorithm --------------------------------------------------------------------------------
+
 
 def box(file: s.File, rule: s.Rule, registry: Registry, format: str = "text") -> str:
-    """The algorithm box: the rule, and each primitive that it names, once."""
-    parts = [_plain(s.File("", (rule,)))]
-    for declaration in used(file, rule, registry):
-        if isinstance(declaration.tree, s.Primitive):
-            tree = s.Primitive(
-                declaration.tree.kind,
-                declaration.tree.name,
-                declaration.tree.inputs,
-                declaration.tree.options,
-                tuple(x for x in declaration.tree.body if not isinstance(x, s.Paper)),
-                _first(declaration.doc),
-            )
-            parts.append(_plain(s.File("", (tree,))))
-    return _FORMAT[format](parts)
+    """The algorithm box: the rule with its steps written out, and the functions that it keeps."""
+    from .check import locals_of
+
+    made, kept = inlined(rule, registry, locals_of(file))
+    made = replace(made, doc=rule.doc or file.doc)
+    trees = [d.tree for d in kept if isinstance(d.tree, s.Primitive)]
+    return _BOX[format]([made, *map(_definition, trees)])
 
 
-def _plain(file: s.File) -> str:
-    return to_opt(file).rstrip("\n")
+def _definition(tree: s.Primitive) -> s.Primitive:
+    """A primitive as it is read: its lines, without checks and papers."""
+    body = tuple(x for x in tree.body if not isinstance(x, s.Paper))
+    return replace(tree, body=body, checks=(), doc=_first(tree.doc))
 
 
 def _first(doc: str) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
-def used(file: s.File, rule: s.Rule, registry: Registry) -> list[Declaration]:
-    """The primitives that the steps of a rule name, in order."""
-    from .check import locals_of
-
-    local = locals_of(file)
-    found: dict[str, Declaration] = {}
-    for step in _steps(rule.body):
-        kind = "stepsize" if step.kind == "step" else step.kind
-        call = step.call.function if isinstance(step.call, s.Call) else step.call
-        name = call.id if isinstance(call, s.Name) else ""
-        declaration = local.get(name) or (registry.find(kind, name) if name else None)
-        if declaration is not None:
-            found.setdefault(f"{kind} {name}", declaration)
-    return list(found.values())
+def _text(trees: list[Box]) -> str:
+    return "\n".join(to_opt(s.File("", (tree,))) for tree in trees)
 
 
-def _steps(body: tuple[s.Statement, ...]) -> list[s.Step]:
-    result: list[s.Step] = []
-    for statement in body:
-        if isinstance(statement, s.Step):
-            result.append(statement)
-        for part in ("body", "orelse"):
-            result += _steps(getattr(statement, part, ()))
-    return result
+def _markdown(trees: list[Box]) -> str:
+    parts = [f"## {trees[0].name}"]
+    parts += [trees[0].doc.strip()] if trees[0].doc else []
+    bare = [replace(trees[0], doc=""), *trees[1:]]
+    return "\n\n".join([*parts, f"```opt\n{_text(bare)}```"]) + "\n"
 
 
-def _text(parts: list[str]) -> str:
-    return "\n\n".join(parts) + "\n"
+def _latex(trees: list[Box]) -> str:
+    return "\n".join(algorithm(tree) for tree in trees)
 
 
-def _markdown(parts: list[str]) -> str:
-    return "".join(f"```opt\n{part}\n```\n\n" for part in parts).rstrip("\n") + "\n"
+_BOX: dict[str, Callable[[list[Box]], str]] = {"text": _text, "md": _markdown, "latex": _latex}
 
 
-def _latex(parts: list[str]) -> str:
-    """An algorithm box in a verbatim environment, which takes every character as it is."""
-    body = "\n\n".join(parts).replace(r"\end{verbatim}", "")
-    return f"\\begin{{verbatim}}\n{body}\n\\end{{verbatim}}\n"
+# The cost sheet -------------------------------------------------------------------------------
 
 
-_FORMAT: dict[str, Callable[[list[str]], str]] = {
-    "text": _text,
-    "md": _markdown,
-    "latex": _latex,
-}
+def sheet(graph: Graph, moved: Mapping[str, int] | None = None, format: str = "text") -> str:
+    """The cost sheet; `moved` is what the emitted code moves, in bytes a parameter."""
+    rows = rows_of(graph, cost(graph), moved or {})
+    if format == "md":
+        lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    else:
+        width = max(len(name) for name, _ in rows)
+        mark = "% " if format == "latex" else ""
+        lines = [f"{mark}{name:<{width}}  {value}" for name, value in rows]
+    return "\n".join(lines) + "\n"
 
 
-def sheet(graph: Graph, moved: int | None = None) -> str:
-    """The cost sheet as text; `moved` is what the emitted code moves, in bytes a parameter."""
-    rows = rows_of(graph, cost(graph), moved)
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows) + "\n"
-
-
-def rows_of(graph: Graph, found: Cost, moved: int | None = None) -> list[tuple[str, str]]:
-    """The cost sheet as names and values."""
-    asked = ", ".join(f"{_count(n)} {what}" for what, n in found.evaluations.items()) or "none"
-    state = f"{found.state} bytes a float32 parameter"
-    if found.coarse:
-        state += "; " + ", ".join(found.coarse)
-    moves = f"{found.least} bytes a float32 parameter at least"
-    if moved is not None:
-        moves += f", {moved} by the emitted code"
+def rows_of(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
+    """The cost sheet as names and values; bytes are those of one float32 parameter."""
     rows = [
         ("the loop offers", OFFER[found.level]),
-        ("evaluations a step", asked),
-        ("state", state),
-        ("moves", moves),
+        ("evaluations a step", _asked(found)),
+        *_bytes(graph, found, moved),
         ("reductions over the model", str(found.reductions)),
         ("locality", found.locality),
         ("guard against non-finite gradients", found.guard or "no gradient is read"),
     ]
+    if found.coarse:
+        rows.append(("coarser state, or with axes", ", ".join(found.coarse)))
     if found.asks:
         rows.append(("the loop supplies", ", ".join(found.asks)))
-    rows += [(f"cells {d.name}", _cells(graph, d.name)) for d in graph.domains.values()]
-    rows += [(f"legal: {name}", why) for name, why in legal(found)]
+    return rows + [(f"legal: {name}", why) for name, why in legal(found)]
+
+
+def _asked(found: Cost) -> str:
+    parts = [
+        ("at most " if what in found.bounded else "") + count(n, what)
+        for what, n in found.evaluations.items()
+    ]
+    return ", ".join(parts) or "none"
+
+
+def count(n: Fraction, what: str) -> str:
+    """`2 gradients`, `1/10 hvp`, `3 gradients of val`."""
+    number = str(n.numerator) if n.denominator == 1 else f"{n.numerator}/{n.denominator}"
+    noun, of, rest = what.partition(" of ")
+    return f"{number} {noun}{'s' if n > 1 else ''}{of}{rest}"
+
+
+def _bytes(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
+    """State and traffic for the cells of each part of the model."""
+    rows = []
+    several = len(leaves(graph)) > 1
+    for leaf in leaves(graph):
+        where = f" ({_cells(graph, leaf)})" if several else ""
+        unit = "bytes a float32 parameter"
+        moves = f"{found.least[leaf]} {unit} at least"
+        moves += f", {moved[leaf]} by the emitted code" if leaf in moved else ""
+        rows += [(f"state{where}", f"{found.state[leaf]} {unit}"), (f"moves{where}", moves)]
     return rows
 
 
-def _count(n: Fraction) -> str:
-    return str(n.numerator) if n.denominator == 1 else f"{n.numerator}/{n.denominator}"
+def _cells(graph: Graph, leaf: str) -> str:
+    """What a part of the model is called: by its condition, as it stands in the text."""
+    where, above = graph.domains[leaf].where, graph.domains[leaf].parent
+    if not above:
+        return leaf
+    if where is None:
+        return "other params"
+    line = where.span.source.text.splitlines()[where.span.row - 1]
+    return f"params where {line[where.span.column - 1 : where.span.end_column - 1]}"
 
 
-def _cells(graph: Graph, domain: str) -> str:
-    """What a group of tensors gets: the slots that are written for it."""
-    own = [p for p, x in graph.slots.items() if x.type.domain == domain and x.kind == "state"]
-    condition = graph.domains[domain].where
-    where = "chosen by the rule" if condition is not None else "all, or what is left"
-    return f"{where}; state: {', '.join(own) or 'none'}"
+_WIDE = {"tensor": "its tensor", "group": "its group", "model": "the whole model"}
 
 
-def legal(found: Cost) -> list[tuple[str, str]]:
+def legal(found: Cost) -> Rows:
     """Which schedules the analysis allows."""
-    local = found.locality != "model" and found.level == "gradients"
+    local = found.locality in ("element", "tensor") and found.level == "gradients"
+    alone = found.locality == "element"
     return [
         ("inside the backward pass", "yes" if local else "no: " + _why_not(found)),
         (
             "sharded without communication",
-            "yes" if found.locality == "element" else f"no: it is local to the {found.locality}",
+            "yes" if alone else f"no: a cell depends on others of {_WIDE[found.locality]}",
         ),
     ]
 
@@ -150,7 +157,4 @@ def legal(found: Cost) -> list[tuple[str, str]]:
 def _why_not(found: Cost) -> str:
     if found.level != "gradients":
         return "the loss is evaluated again"
-    return "a reduction over the model needs all gradients first"
-
-
-__all__ = ["box", "legal", "rows_of", "sheet", "used"]
+    return f"a reduction over the {found.locality} needs all gradients first"

@@ -11,6 +11,7 @@ are functions of the point, not lines; they stay, and `fields` gives their defin
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -40,8 +41,10 @@ class Inliner:
         result: list[s.Statement] = []
         for statement in body:
             made = self.statement(statement, directed)
-            if not directed and any(_writes_d(x) for x in made):
-                result.append(s.Bind(("d",), s.Call(s.Name("grad"), (s.Argument("", s.Name("w")),))))
+            if not directed and any(_reads_d(x) for x in made):
+                result.append(
+                    s.Bind(("d",), s.Call(s.Name("grad"), (s.Argument("", s.Name("w")),)))
+                )
                 directed = True
             directed = directed or any(isinstance(x, s.Bind) and "d" in x.names for x in made)
             result += made
@@ -52,9 +55,11 @@ class Inliner:
             return []
         if isinstance(statement, s.Step):
             return self.step(statement)
-        if isinstance(statement, s.For | s.Repeat):
-            inner = tuple(self.block(statement.body, directed and isinstance(statement, s.Repeat)))
-            return [replace(statement, body=inner)]
+        if isinstance(statement, s.For):
+            routed = statement.where is not None or statement.other
+            return [replace(statement, body=tuple(self.block(statement.body, directed and routed)))]
+        if isinstance(statement, s.Repeat):
+            return [replace(statement, body=tuple(self.block(statement.body, directed)))]
         if isinstance(statement, s.Every | s.If):
             body = tuple(self.block(statement.body, directed))
             orelse = tuple(self.block(statement.orelse, directed))
@@ -75,7 +80,7 @@ class Inliner:
             return [step]
         kind = tree.kind if isinstance(tree, s.Primitive) else "stepsize"
         body.append(_result(kind, tree, value, step))
-        comments = (*step.comments, *([about] if about else []))
+        comments = (*step.comments, *textwrap.wrap(about, 90, break_on_hyphens=False))
         return [replace(body[0], comments=(*comments, *body[0].comments)), *body[1:]]
 
     def find(self, step: s.Step) -> Declaration | None:
@@ -177,11 +182,12 @@ def _guarded(name: str, value: s.Expr, step: s.Step) -> s.Expr:
     return s.Call(s.Name("where"), tuple(s.Argument("", p) for p in parts))
 
 
-def _writes_d(statement: s.Statement) -> bool:
-    """Whether a line that stands for a step reads the direction."""
-    return "d" in _names(statement) and not (
-        isinstance(statement, s.Bind) and "d" in statement.names and "d" not in _names(statement.value)
-    )
+def _reads_d(statement: s.Statement) -> bool:
+    """Whether a line reads the direction; blocks see to theirs themselves."""
+    if isinstance(statement, s.For | s.Repeat | s.Every | s.If):
+        return False
+    read = statement.value if isinstance(statement, s.Bind) else statement
+    return "d" in _names(read)
 
 
 def _first(doc: str) -> str:
