@@ -458,6 +458,9 @@ def _two_axes(ctx: Context, value: Node, span: Span) -> tuple[Axis, ...]:
 def matmul(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     """`a @ b`: the last axis of a against the first matrix axis of b; either may be a vector."""
     left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    for operand in (left, right):
+        if not operand.type.axes:
+            _two_axes(ctx, operand, span)
     if len(left.type.axes) == 1:
         left, right = transpose(ctx, scope, span, right), left
     *rest, m, k = _two_axes(ctx, left, span)

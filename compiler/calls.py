@@ -47,6 +47,10 @@ def current(ctx: Context, scope: Scope, name: str, span: Span) -> Any:
         return block.names.get("grad") or gradient_field(ctx, scope)
     if name == "loss":
         found = scope.find("loss")
+        if found is POISON:
+            raise Stop
+        if found is not None and not isinstance(found, Function):
+            ctx.error("E302", "`loss` is no function here", span, "`loss = p -> ...`")
         if found is None:
             known = ", ".join(ctx.graph.objectives)
             ctx.error(

@@ -72,6 +72,16 @@ def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
     return ctx.graph
 
 
+def libraries(file: s.File, registry: Registry) -> list[Diagnostic]:
+    """`use NAME` names a plugin that is there."""
+    wrong = []
+    for item in file.items:
+        if isinstance(item, s.Use) and item.name not in registry.plugin_names():
+            help = nearest(item.name, registry.plugin_names())
+            wrong.append(Diagnostic("E201", f"unknown library `{item.name}`", item.span, help))
+    return wrong
+
+
 def locals_of(file: s.File) -> dict[str, Declaration]:
     """The primitives, bundles and externs that a file defines for itself."""
     result: dict[str, Declaration] = {}
@@ -86,6 +96,7 @@ def locals_of(file: s.File) -> dict[str, Declaration]:
 def _read(tree: s.Rule, file: s.File, registry: Registry, known: Any) -> Context:
     graph = Graph(tree.name, tree.doc or file.doc, workers=tree.workers)
     ctx = Context(graph, registry, locals_of(file), known_slots=dict(known))
+    ctx.diagnostics += libraries(file, registry)
     scope = Scope()
     scope.block = scope
     ctx.aliases = {st.alias for st in _all(tree.body) if isinstance(st, s.Step) and st.alias}

@@ -35,6 +35,8 @@ class Registry(Protocol):
 
     def kinds_of(self, name: str) -> Iterable[str]: ...
 
+    def plugin_names(self) -> Iterable[str]: ...
+
 
 class NoLibrary:
     """A registry without primitives: only what the file itself defines is known."""
@@ -46,6 +48,9 @@ class NoLibrary:
         return ()
 
     def kinds_of(self, name: str) -> Iterable[str]:
+        return ()
+
+    def plugin_names(self) -> Iterable[str]:
         return ()
 
 

@@ -142,6 +142,11 @@ class Library:
         self._load()
         return [k for k in s.KINDS if _places(self.plugins, k, name)]
 
+    def plugin_names(self) -> Iterable[str]:
+        """The plugins there are, by entry point and by package."""
+        self._load()
+        return sorted({name for p in self.plugins for name in (p.name, p.package)})
+
     def _load(self) -> None:
         """Import the plugins of other packages, once."""
         if self._complete:

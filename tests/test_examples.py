@@ -19,6 +19,26 @@ def example(name: str) -> Any:
     return optc.load(Path(__file__).parents[1] / "examples" / f"{name}.opt")
 
 
+def steps(*lines: str) -> Any:
+    """A rule of these steps and `step lr`."""
+    body = "".join(f"    {line}\n" for line in (*lines, "step lr"))
+    return optc.loads(f"rule steps(lr: nonnegative = 0.1):\n{body}")
+
+
+class Clipped(torch.optim.SGD):
+    """Plain gradient descent behind one of torch's functions that clip gradients."""
+
+    def __init__(self, params: Any, clip: Any, bound: float):
+        self.params, self.clip, self.bound = list(params), clip, bound
+        super().__init__(self.params, lr=0.5)
+
+    def step(self, closure: Any = None) -> None:
+        with torch.enable_grad():
+            closure()
+        self.clip(self.params, self.bound)
+        super().step()
+
+
 def model(dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)).to(
@@ -62,6 +82,26 @@ CASES: dict[str, tuple[Any, Any]] = {
     ),
     "adamw": (lambda p: example("adamw")(p), lambda p: torch.optim.AdamW(p)),
     "adagrad": (lambda p: optc.loads(ADAGRAD)(p), lambda p: torch.optim.Adagrad(p)),
+    "nesterov": (
+        lambda p: steps("smooth nesterov(0.9)")(p, lr=0.05),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    ),
+    "amsgrad": (
+        lambda p: steps("precondition amsgrad()")(p, lr=1e-3),
+        lambda p: torch.optim.Adam(p, amsgrad=True),
+    ),
+    "rmsprop, centered": (
+        lambda p: steps("precondition rmsprop_centered()")(p, lr=1e-2),
+        lambda p: torch.optim.RMSprop(p, centered=True),
+    ),
+    "clip by norm": (
+        lambda p: steps("clip global_norm(0.1)")(p, lr=0.5),
+        lambda p: Clipped(p, torch.nn.utils.clip_grad_norm_, 0.1),
+    ),
+    "clip by value": (
+        lambda p: steps("clip value(0.01)")(p, lr=0.5),
+        lambda p: Clipped(p, torch.nn.utils.clip_grad_value_, 0.01),
+    ),
     "rmsprop": (lambda p: optc.loads(RMSPROP)(p), lambda p: torch.optim.RMSprop(p)),
 }
 

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
 from optc.compiler import driver
 from optc.compiler.check import check_file
 from optc.compiler.pipeline import run
