@@ -30,9 +30,16 @@ def graph(
     return run(check(tree(source), registry, rule), after=after)
 
 
-def compile_source(source: Source, registry: Registry | None = None, rule: str = "") -> Any:
-    """The Program of a rule."""
-    return program(graph(source, registry, rule), source)
+def compile_source(
+    source: Source, registry: Registry | None = None, rule: str = "", guard: bool = False
+) -> Any:
+    """The Program of a rule; with `guard`, non-finite gradients change nothing."""
+    made = graph(source, registry, rule)
+    if guard:
+        from .passes.guard import guard as guarded
+
+        made = guarded(made)
+    return program(made, source)
 
 
 def program(graph: Graph, source: Source | None = None) -> Any:
