@@ -80,7 +80,7 @@ class Oracles:
 
     def jvp(self, objective: str, points: Any, data: Any, wrt: str, v: Any) -> Tensor:
         g = self.gradient(objective, points, data, wrt)
-        return sum((a * b).sum() for a, b in zip(g, v, strict=True))  # type: ignore[return-value]
+        return sum((a * b).sum() for a, b in zip(g, v, strict=True))
 
     def vjp(self, objective: str, points: Any, data: Any, wrt: str, u: Tensor) -> list[Tensor]:
         return [u * g for g in self.gradient(objective, points, data, wrt)]

@@ -15,7 +15,7 @@ HELP = "test a plugin: documentation, checks, one meaning however it is run, sav
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["test"])
-    parser.add_argument("package", help="the package, or its entry point; `optc` is the built-in library")
+    parser.add_argument("package", help="a package or its entry point; `optc` is built in")
     parser.add_argument("--kind", choices=KINDS, help="only primitives of this kind")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

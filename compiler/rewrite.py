@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .ir import Graph, Node, Region, postorder
@@ -70,56 +70,74 @@ def match(pattern: Pattern, node: Node, bound: dict[str, Any]) -> bool:
 
 def rewrite(graph: Graph, rules: Sequence[Rule], last: Build | None = None) -> Graph:
     """Apply the rules everywhere until none matches; `last` gets what no rule changed."""
-    done: dict[Node, Node] = {}
+    work = _Rewriter(graph, rules, last)
+    inits = [s.init for s in graph.slots.values() if s.init is not None]
+    work.walk([*graph.roots(), *inits])
+    slots = {
+        path: replace(slot, init=work.done[slot.init]) if slot.init is not None else slot
+        for path, slot in graph.slots.items()
+    }
+    return replace(graph.with_roots(lambda n: work.done[n]), slots=slots)
 
-    def settle(node: Node) -> Node:
+
+@dataclass
+class _Rewriter:
+    """One run over a graph: what each node has become."""
+
+    graph: Graph
+    rules: Sequence[Rule]
+    last: Build | None
+    done: dict[Node, Node] = field(default_factory=dict)
+
+    def walk(self, roots: Iterable[Node]) -> None:
+        for node in postorder(roots):
+            if node in self.done:
+                continue
+            inputs = tuple(self.done[i] for i in node.inputs)
+            if node.op == "loop":
+                self.done[node] = self.loop(node, inputs)
+            else:
+                self.done[node] = self.settled(self.graph.rebuild(node, inputs))
+
+    def settled(self, node: Node) -> Node:
         for _ in range(50):
-            new = _once(graph, rules, last, node)
+            new = self.once(node)
             if new is node:
                 return node
             node = new
         return node
 
-    def walk(roots: list[Node]) -> None:
-        for node in postorder(roots):
-            if node in done:
-                continue
-            inputs = tuple(done[i] for i in node.inputs)
-            if node.op == "loop":
-                done[node] = _loop(graph, node, inputs, done)
-            else:
-                done[node] = settle(graph.rebuild(node, inputs))
+    def once(self, node: Node) -> Node:
+        """The node after the first rule that says something, at its own type."""
+        for rule in self.rules:
+            bound: dict[str, Any] = {}
+            if match(rule.pattern, node, bound):
+                new = self.typed(node, rule.build(self.graph, node, **bound))
+                if new is not node:
+                    return new
+        return self.typed(node, self.last(self.graph, node)) if self.last is not None else node
 
-    starts = [s.init for s in graph.slots.values() if s.init is not None]
-    walk([*graph.roots(), *starts])
-    return graph.with_roots(lambda n: done[n])
+    def typed(self, node: Node, new: Node) -> Node:
+        """The new form broadcast to the old type; a truth value does not stand for a number."""
+        if new.type == node.type:
+            return new
+        if new.type.logical != node.type.logical:
+            return node
+        return self.graph.add("expand", new, type=node.type, span=node.span)
 
-
-def _once(graph: Graph, rules: Sequence[Rule], last: Build | None, node: Node) -> Node:
-    for rule in rules:
-        bound: dict[str, Any] = {}
-        if match(rule.pattern, node, bound):
-            new = rule.build(graph, node, **bound)
-            if new is not node:
-                return new if new.type == node.type else graph.add("expand", new, type=node.type)
-    return last(graph, node) if last is not None else node
-
-
-def _loop(graph: Graph, node: Node, inputs: tuple[Node, ...], done: dict[Node, Node]) -> Node:
-    """A loop over rewritten values; its body is rewritten with the rest."""
-    region: Region = node["body"]
-    for p in (*region.parameters, region.index):
-        done.setdefault(p, p)
-    ends = [*region.outputs, *([region.until] if region.until is not None else [])]
-    for inner in postorder(ends):
-        if inner not in done:
-            done[inner] = graph.rebuild(inner, tuple(done[i] for i in inner.inputs))
-    body = Region(
-        region.parameters,
-        region.index,
-        tuple(done[o] for o in region.outputs),
-        done[region.until] if region.until is not None else None,
-    )
-    if body.outputs == region.outputs and body.until is region.until and inputs == node.inputs:
-        return node
-    return graph.add("loop", *inputs, type=node.type, span=node.span, body=body)
+    def loop(self, node: Node, inputs: tuple[Node, ...]) -> Node:
+        """A loop over rewritten values, its body rewritten."""
+        region: Region = node["body"]
+        for p in (*region.parameters, region.index):
+            self.done.setdefault(p, p)
+        self.walk([*region.outputs, *([region.until] if region.until is not None else [])])
+        body = Region(
+            region.parameters,
+            region.index,
+            tuple(self.done[o] for o in region.outputs),
+            self.done[region.until] if region.until is not None else None,
+        )
+        same = body.outputs == region.outputs and body.until is region.until
+        if same and inputs == node.inputs:
+            return node
+        return self.graph.add("loop", *inputs, type=node.type, span=node.span, body=body)

@@ -449,12 +449,13 @@ def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
     points: dict[str, Any] = {}
     over = []
     for target, name in phase.points.items():
-        point = frame.get(name) if name else None
+        point: Any = frame.get(name) if name else None
         if name and axis in phase.layouts.get(name, ()):
             over.append(target)
             members = frame.members[target]
+            count = next((len(p) for p in point if p is not None), 1)
             point = [
-                frame.tensors[i].expand(len(point[0]), *frame.tensors[i].shape)
+                frame.tensors[i].expand(count, *frame.tensors[i].shape)
                 if p is None
                 else p.to(frame.tensors[i].dtype)
                 for p, i in zip(point, members, strict=True)

@@ -344,6 +344,10 @@ class Loop:
     """The value of the step's first evaluation, where there was one."""
     found_inf: Tensor | None = None
     """With a GradScaler: 1 where a gradient of this step was not finite."""
+    turn: int = 0
+    """The call that the step is: draws depend on it, so that a resumed run draws the same."""
+    once: bool = False
+    """Whether the step has one evaluation: its gradients need no copy."""
 
     def __init__(self, params: Params):
         self.params = params

@@ -11,8 +11,8 @@ def prune(graph: Graph) -> Graph:
     """The graph without slots that no target, metric, outcome or evaluation depends on."""
     needed = {s for s, spec in graph.slots.items() if spec.kind == "target"}
     reads = {s: _slots(n) for s, n in graph.writes.items()}
-    outside = [e.when for e in graph.outcomes] + [*graph.metrics.values(), *graph.evals.values()]
-    for node in outside:
+    endings = [n for e in graph.outcomes for n in (e.when, e.count) if n is not None]
+    for node in (*endings, *graph.metrics.values(), *graph.evals.values()):
         needed |= _slots(node)
     # what evaluation holds lives in a slot even where nothing else reads it
     needed |= {s for s, n in graph.writes.items() if n in graph.evals.values()}
