@@ -1,14 +1,64 @@
-"""Every primitive of the library keeps the contract."""
+"""Every primitive of the library keeps the contract; those with a namesake in torch equal it."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+import torch
+
+import optc
 from optc.cli.contract import contract
 from optc.compiler.syntax import KINDS
 from optc.plugins.registry import library
 
 EVERY = [(kind, name) for kind in KINDS for name in library().names(kind)]
+DTYPE = torch.float64
+STEPS = 25
+
+NAMESAKES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "adam": ("precondition adam()", "Adam", {}),
+    "amsgrad": ("precondition amsgrad()", "Adam", {"amsgrad": True}),
+    "adamw": (
+        "precondition adam()\n    regularize decoupled_decay(0.1)",
+        "AdamW",
+        {"weight_decay": 0.1},
+    ),
+    "l2": ("regularize l2(0.1)\n    precondition adam()", "Adam", {"weight_decay": 0.1}),
+    "adagrad": (
+        "precondition adagrad(lr_decay = 0.1, initial = 0.5)",
+        "Adagrad",
+        {"lr_decay": 0.1, "initial_accumulator_value": 0.5},
+    ),
+    "adadelta": ("precondition adadelta()", "Adadelta", {}),
+    "adamax": ("precondition adamax()", "Adamax", {}),
+    "nadam": ("precondition nadam()", "NAdam", {}),
+    "radam": ("precondition radam()", "RAdam", {}),
+    "rmsprop": ("precondition rmsprop()", "RMSprop", {}),
+    "rmsprop_centered": ("precondition rmsprop_centered()", "RMSprop", {"centered": True}),
+    "rmsprop_momentum": (
+        "precondition rmsprop()\n    smooth momentum(0.9)",
+        "RMSprop",
+        {"momentum": 0.9},
+    ),
+    "rprop": ("precondition rprop(start = 0.01)", "Rprop", {}),
+    "momentum": ("smooth momentum(0.9)", "SGD", {"momentum": 0.9}),
+    "dampening": (
+        "smooth momentum(0.9, dampening = 0.5)",
+        "SGD",
+        {"momentum": 0.9, "dampening": 0.5},
+    ),
+    "nesterov": ("smooth nesterov(0.9)", "SGD", {"momentum": 0.9, "nesterov": True}),
+}
+"""Name -> the steps of a rule, the class of torch.optim, its options."""
+
+LOOSE = {"nadam": 1e-7}
+"""torch.optim.NAdam keeps the product of its decays in float32."""
+
+CLIPS: dict[str, Any] = {
+    "global_norm(0.5)": lambda p: torch.nn.utils.clip_grad_norm_(p, 0.5),
+    "value(0.1)": lambda p: torch.nn.utils.clip_grad_value_(p, 0.1),
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY, ids=lambda x: x)
@@ -17,3 +67,47 @@ def test_it_keeps_the_contract(kind: str, name: str) -> None:
     declaration = registry.find(kind, name)
     assert declaration is not None
     assert contract(declaration, registry) == []
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((3, 4), (5,), (2, 2, 2))
+    return [
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=DTYPE)) for shape in shapes
+    ]
+
+
+def train(made: list[torch.nn.Parameter], opt: Any, before: Any = None) -> list[torch.Tensor]:
+    """Steps over gradients that change their sign and size, and are absent now and then."""
+    for step in range(STEPS):
+        for k, p in enumerate(made):
+            p.grad = torch.sin(3 * p.detach() + step) * (1 + 0.3 * k) + 0.1 * p.detach()
+        if step % 7 == 5:
+            made[1].grad = None
+        if before is not None:
+            before(made)
+        opt.step()
+    return [p.detach() for p in made]
+
+
+def same(ours: list[torch.Tensor], theirs: list[torch.Tensor], bound: float = 1e-10) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=bound, atol=bound / 100)
+
+
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_it_equals_its_namesake_in_torch(name: str) -> None:
+    steps, cls, options = NAMESAKES[name]
+    size = "1" if name == "rprop" else "lr"
+    rule = optc.loads(f"rule r(lr = 0.01):\n    {steps}\n    step {size}\n")
+    ours, theirs = parameters(), parameters()
+    reference = getattr(torch.optim, cls)(theirs, lr=0.01, **options)
+    same(train(ours, rule(ours)), train(theirs, reference), LOOSE.get(name, 1e-10))
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_clipping_equals_that_of_torch(clip: str) -> None:
+    rule = optc.loads(f"rule r(lr = 0.1):\n    clip {clip}\n    step lr\n")
+    ours, theirs = parameters(), parameters()
+    reference = torch.optim.SGD(theirs, lr=0.1)
+    same(train(ours, rule(ours)), train(theirs, reference, CLIPS[clip]))
