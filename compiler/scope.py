@@ -165,6 +165,7 @@ class Context:
         """An element-wise operation; the type is where its operands meet."""
         from .ops import OPS
 
+        inputs = self.narrowed(inputs)
         try:
             type = meet([i.type for i in inputs])
         except TypeClash as clash:
@@ -203,6 +204,29 @@ class Context:
             return value.inputs[1 + value["domains"].index(domain)]
         type = replace(value.type, domain=domain)
         return self.graph.add("restrict", value, type=type, span=value.span)
+
+    def narrowed(self, inputs: tuple[Node, ...]) -> tuple[Node, ...]:
+        """Values that meet a part of a target count in it at the part's cells only."""
+        domains = {i.type.domain for i in inputs if i.type.domain}
+        for part in domains:
+            above = self.above(part)
+            if len(domains) > 1 and domains <= set(above):
+                return tuple(self._down(i, above) for i in inputs)
+        return inputs
+
+    def above(self, domain: str) -> list[str]:
+        """A domain and those that it is a part of, from inside to outside."""
+        result = [domain]
+        while self.graph.domains[result[-1]].parent:
+            result.append(self.graph.domains[result[-1]].parent)
+        return result
+
+    def _down(self, value: Node, above: list[str]) -> Node:
+        if not value.type.domain:
+            return value
+        for domain in reversed(above[: above.index(value.type.domain)]):
+            value = self.restrict(value, domain)
+        return value
 
     def merge(self, whole: Node, parts: dict[str, Node], span: Span) -> Node:
         """The whole with the parts of some domains replaced."""

@@ -150,8 +150,11 @@ def _merged(graph: Graph, node: Node) -> Node:
 
 
 def _broadcast(graph: Graph, node: Node) -> Node:
-    """An operation broadcasts its operands itself, where the others have its type already."""
-    if node.op not in OPS or all(i.op != "expand" for i in node.inputs):
+    """An operation broadcasts its operands itself, where the others have its type already.
+
+    A selection does not: where its condition is one for all cells, a side is taken as it is.
+    """
+    if node.op not in OPS or node.op == "where" or all(i.op != "expand" for i in node.inputs):
         return node
     inputs = list(node.inputs)
     for at, operand in enumerate(inputs):
