@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..compiler import syntax as s
+from ..compiler.display import graph_text
 from ..compiler.driver import graph, tree
 from ..compiler.explain import box, rows_of
 from ..compiler.ir import Graph
@@ -85,8 +86,8 @@ def _compared(one: list[str], two: list[str]) -> list[str]:
 
 
 def _body(made: Graph) -> str:
-    """The graph as text without the name of the rule."""
-    return made.text().partition("\n")[2]
+    """The graph as text without the name of the rule and the places of its lines."""
+    return graph_text(made, spans=False).partition("\n")[2]
 
 
 def changes(one: Mapping[str, str], two: Mapping[str, str]) -> dict[str, list[str | None]]:
