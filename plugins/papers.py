@@ -1,7 +1,7 @@
 """The papers that optc grew out of, and what of them works: computed from the library itself.
 
 `papers.json` holds numbers, titles and the names of contributions. A contribution is there if the
-library has a primitive of its kind and name that names the paper, or if an example does.
+library has a primitive of that name which names the paper, or an example of that name does.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-_PAPER = re.compile(r"^\s*paper\s+(\d+)", re.MULTILINE)
+EXAMPLES = HERE.parent / "examples"
+"""Whole rules; they are part of a checkout, not of an installed package."""
+PAPER = re.compile(r"^\s*paper\s+(\d+)\s*(?:,|#|$)", re.MULTILINE)
 
 
-def papers(folders: Iterable[Path] = (HERE,)) -> list[dict[str, Any]]:
+def papers(folders: Iterable[Path] = (HERE, EXAMPLES)) -> list[dict[str, Any]]:
     """One row a paper: `id`, `title`, `status` (working, partial, missing) and `primitives`."""
     have = contributions(folders)
     rows = json.loads((HERE / "papers.json").read_text(encoding="utf-8"))
@@ -24,12 +26,17 @@ def papers(folders: Iterable[Path] = (HERE,)) -> list[dict[str, Any]]:
 
 
 def contributions(folders: Iterable[Path]) -> dict[int, dict[str, str]]:
-    """For each paper the primitives whose files name it: name -> kind. Nothing is parsed."""
+    """For each paper the primitives whose files name it: name -> kind. Nothing is parsed.
+
+    A file right in a folder is an example; those of a library lie in the folder of their kind.
+    """
     found: dict[int, dict[str, str]] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*/*.opt")):
-            for number in _PAPER.findall(path.read_text(encoding="utf-8")):
-                found.setdefault(int(number), {})[path.stem] = path.parent.name
+        examples = [(path, "example") for path in folder.glob("*.opt")]
+        library = [(path, path.parent.name) for path in folder.glob("*/*.opt")]
+        for path, kind in sorted(examples + library):
+            for number in PAPER.findall(path.read_text(encoding="utf-8")):
+                found.setdefault(int(number), {})[path.stem] = kind
     return found
 
 
