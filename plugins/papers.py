@@ -46,6 +46,7 @@ def _row(row: dict[str, Any], have: dict[str, str]) -> dict[str, Any]:
     status = "working" if wanted and len(done) == len(wanted) else "partial" if have else "missing"
     return {
         "id": row["id"],
+        "slug": row["slug"],
         "title": row["title"],
         "year": row["year"],
         "status": status,

@@ -213,3 +213,15 @@ def test_a_paper_works_when_all_of_it_is_there(tmp_path: Path) -> None:
         "gam": "perturb",
         "first_order_flatness": "regularize",
     }
+
+
+def test_examples_count_for_their_paper(tmp_path: Path) -> None:
+    rule = "rule matrix_sensing_gd(lr = 0.1):\n    paper 4\n    step lr\n"
+    (tmp_path / "matrix_sensing_gd.opt").write_text(rule)
+    row = papers((tmp_path,))[3]
+    assert row["primitives"] == ["example matrix_sensing_gd"] and row["status"] == "partial"
+
+
+def test_a_paper_in_a_docstring_is_no_claim(tmp_path: Path) -> None:
+    folder(tmp_path, clip_own='clip own(g):\n    """As in\n    paper 1 of that year."""\n')
+    assert contributions((tmp_path,)) == {}
