@@ -1,0 +1,208 @@
+"""The page of a benchmark: tables in markdown, the machine's description, a plot of the ratios."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Report = dict[str, Any]
+LIBRARIES = ("torch-optimi", "pytorch-optimizer", "heavyball")
+
+
+def machine(device: str) -> Report:
+    """What the figures depend on, and nothing that names the machine."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "compiler": _compiler(),
+        "load": round(os.getloadavg()[1], 1),
+        "libraries": _libraries(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _compiler() -> str:
+    from optc.runtime import native
+
+    command = native.compiler()
+    if command is None:
+        return "none"
+    answer = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+    return answer.partition("\n")[0]
+
+
+def _libraries() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+def page(report: Report, picture: str = "") -> str:
+    """All tables, as markdown."""
+    rules = report["rules"]
+    parts = ["# Benchmark", _description(report)]
+    if picture:
+        parts.append(f"![ratios of step times]({picture})")
+    if any("sets" in r for r in rules):
+        parts += ["## Step time", STEPS.format(rounds=report["rounds"]), _steps(rules)]
+        parts += [_failures(rules)]
+        parts += ["## Bytes, launches, recompiles", BYTES, _bytes(rules)]
+    if any("compile" in r for r in rules):
+        parts += ["## From text to the first step", COMPILE, _compile(rules)]
+    if any("memory" in r for r in rules):
+        parts += ["## Memory", MEMORY, _memory(rules)]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+STEPS = """The step of optc over the step of the other, of the same round, all in one process in \
+turns:
+the median of {rounds} rounds (first to third quartile), and the fastest step of one over the
+fastest of the other. Below 1, optc is faster. A closure's own time (SAM's two gradients) is
+left out."""
+BYTES = """Bytes that the element-wise phases read and write, counted from the emitted phases; the
+share of the bandwidth of a plain copy in the same rounds (more than 1 where the set fits a
+cache that the copy does not); kernel calls in a step; kernels built while every fraction among
+the options moved twice."""
+COMPILE = """Seconds from reading the text to the end of the first step, in a fresh process; what \
+torch
+imports for an optimizer of its own is left out. Cold: nothing is cached. Warm: a second start."""
+MEMORY = """The peak of a fresh process over three steps, above what it held before the optimizer \
+was
+made, in multiples of the parameters; AdamW's own state is 2.00."""
+
+
+def _description(report: Report) -> str:
+    m = report["machine"]
+    where = f"{m['gpu']}, {m['cpu']}" if m["gpu"] else m["cpu"]
+    words = [
+        f"{where}, {m['cores']} cores, torch {m['torch']} with {m['threads']} threads, "
+        f"Python {m['python']}, {m['compiler']}."
+    ]
+    if m["libraries"]:
+        words.append(", ".join(f"{k} {v}" for k, v in m["libraries"].items()) + ".")
+    words.append(f"The load was {m['load']} processes over five minutes at the end.")
+    return "\n".join([*words, *([report["note"]] if report["note"] else [])])
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    head = list(head)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _each(rules: list[Report]) -> Iterable[tuple[str, str, Report]]:
+    for rule in rules:
+        for name, found in rule.get("sets", {}).items():
+            yield rule["rule"], f"{name}: {found['elements'] / 1e6:.3g} M", found
+
+
+def _steps(rules: list[Report]) -> str:
+    rows = []
+    for rule, name, found in _each(rules):
+        for other, r in found["ratios"].items():
+            spread = f"**{r['median']:.2f}** ({r['low']:.2f} to {r['high']:.2f})"
+            ms = found["ms"]
+            rows.append(
+                [rule, name, found["tensors"], other, spread, f"{r['best']:.2f}"]
+                + [f"{ms['optc']:.3g}", f"{ms[other]:.3g}"]
+            )
+    head = ["rule", "set", "tensors", "against", "ratio", "of the fastest", "optc, ms", "other, ms"]
+    return _table(head, rows)
+
+
+def _failures(rules: list[Report]) -> str:
+    lines = {
+        f"- {other} did not run {rule} on {name}: {why}"
+        for rule, name, found in _each(rules)
+        for other, why in found["failed"].items()
+    }
+    return "\n".join(sorted(lines))
+
+
+def _bytes(rules: list[Report]) -> str:
+    rows = []
+    for rule, name, found in _each(rules):
+        size, share = found["bytes_a_parameter"], found["of_copy"]
+        rows.append(
+            [rule, name]
+            + ["has matrix phases" if size is None else f"{size:.3g}"]
+            + ["" if share is None else f"{share:.2f}", f"{found['copy_gb_s']:.1f}"]
+            + [found["launches"] if found["launches"] is not None else "none", found["rebuilds"]]
+        )
+    head = ["rule", "set", "bytes a parameter", "of the copy", "copy, GB/s", "launches"]
+    return _table([*head, "recompiles"], rows)
+
+
+def _compile(rules: list[Report]) -> str:
+    rows = []
+    for rule in rules:
+        if found := rule.get("compile"):
+            few, many = found["cold 10"], found["cold 1000"]
+            rows.append(
+                [rule["rule"], f"{few:.2f}", f"{many:.2f}", f"{many / few:.2f}"]
+                + [f"{found['warm 10']:.2f}", found["builds"]["cold 10"]]
+            )
+    head = ["rule", "cold, 10 tensors", "cold, 1,000", "ratio", "warm, 10", "libraries built"]
+    return _table(head, rows)
+
+
+def _memory(rules: list[Report]) -> str:
+    rows = []
+    for rule in rules:
+        if found := rule.get("memory"):
+            names = ("optc", "torch fused", "torch foreach")
+            rows.append([rule["rule"], found["set"], *(f"{found[n]:.2f}" for n in names)])
+    return _table(["rule", "set", "optc", "torch fused", "torch foreach"], rows)
+
+
+def plot(report: Report, path: Path) -> bool:
+    """The ratios as bars on a logarithmic axis; False where there is nothing to draw (it) with."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    bars = [
+        (f"{rule}, {name}, {other}", r["median"], r["low"], r["high"])
+        for rule, name, found in _each(report["rules"])
+        for other, r in found["ratios"].items()
+    ]
+    if not bars:
+        return False
+    from matplotlib.figure import Figure
+
+    labels, middles, lows, highs = zip(*reversed(bars), strict=True)
+    figure = Figure(figsize=(8, 1 + 0.24 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["tab:blue" if m <= 1 else "tab:red" for m in middles]
+    axes.barh(labels, middles, color=colours)
+    axes.hlines(labels, lows, highs, color="black", linewidth=1)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("optc's step over the other's (median; line: quartiles)")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.margins(y=0.01)
+    figure.savefig(path, dpi=110)
+    return True
