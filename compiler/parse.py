@@ -83,6 +83,8 @@ def _grammar() -> Lark:
     from lark import Lark
     from lark.lark import PostLex
 
+    from .table_cache import table_file
+
     class KeepBroken(PostLex):
         always_accept = ("BROKEN", "_NL")
 
@@ -101,6 +103,7 @@ def _grammar() -> Lark:
             postlex=KeepBroken(),
             keep_all_tokens=True,
             maybe_placeholders=True,
+            cache=table_file() or False,
         )
     finally:
         if collected:

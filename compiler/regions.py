@@ -141,9 +141,12 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
 
 
 def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: int) -> None:
-    """The body n times; a step inside keeps one state, whatever the turn."""
+    """The body n times; a step inside keeps one state, whatever the turn.
+
+    A direction that a turn begins ends with it, as in a loop that stays one.
+    """
     ctx.turning += 1
-    paths = set(ctx.paths)
+    paths, before = set(ctx.paths), set(ctx.flow)
     for i in range(n):
         inner = scope.child()
         if statement.index:
@@ -151,6 +154,8 @@ def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: in
         if i:
             ctx.paths = set(paths)
         block(ctx, inner, statement.body)
+        for key in [k for k in ctx.flow if k.endswith("#d") and k not in before]:
+            del ctx.flow[key]
     ctx.turning -= 1
 
 
