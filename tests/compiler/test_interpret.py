@@ -309,7 +309,7 @@ repeat {n} as i{until}:
     m <- 0.5 * m + i
     x <- x - lr * grad(x) + m
     {more}
-w <- x"""
+w <- w + x"""
 
 
 @pytest.mark.parametrize("more", ["w <- w + x", "precondition own()\n    step lr"])
