@@ -50,7 +50,27 @@ def run_checks(
     if not isinstance(tree, s.Primitive):
         return []
     file = file or s.File("", (tree,))
-    return [f for c in tree.checks for f in _run(tree, c, registry, draw, file)]
+    findings: list[Finding] = []
+    for check in tree.checks:
+        findings += _misused(tree, check) or _run(tree, check, registry, draw, file)
+    return findings
+
+
+def _misused(tree: s.Primitive, check: s.Check) -> list[Finding]:
+    """What a check gives in vain: to no input or option, or anew to what a later step keeps."""
+    known = {"w", "loss", *DIRECTION, *(i.name for i in tree.inputs)}
+    known |= {o.name for o in tree.options}
+    first = {a.name: a.value for a in check.lines[0].inputs}
+    found: list[Finding] = []
+    for at, line in enumerate(check.lines, 1):
+        for a in line.inputs:
+            if a.name not in known:
+                wanted = "one of " + ", ".join(sorted(known))
+                found.append(Finding(check.name, at, "a name that is given", wanted, a.name))
+            elif not isinstance(a.value, s.List) and first.get(a.name) != a.value:
+                what = f"`{a.name}` of a later step"
+                found.append(Finding(check.name, at, what, "that of the first", "another"))
+    return found
 
 
 def _run(
@@ -72,10 +92,17 @@ def _run(
             run.slots["w"] = [point]
         oracles.gradients = {k: array(v) for k, v in given.items() if isinstance(v, s.List)}
         run.inputs.update({k: [array(v)] for k, v in given.items() if isinstance(v, s.List)})
-        metrics = run.step()
+        try:
+            metrics = run.step()
+        except _Missing as missing:
+            return [Finding(check.name, at, str(missing), "given", "missing")]
         bound = float(number(line.within)) if line.within is not None else TOLERANCE
         for output in line.outputs:
-            found = metrics["result"] if not output.name else run.slots[_slot(tree, output.name)]
+            path = f"{tree.name}.{output.name}"
+            if output.name and path not in run.slots:
+                findings.append(Finding(check.name, at, f"`{output.name}`", "a state", "none"))
+                continue
+            found = run.slots[path] if output.name else metrics["result"]
             findings += _compare(check, at, output, found, bound)
     return findings
 
@@ -99,10 +126,6 @@ def _compare(
     if same:
         return []
     return [Finding(check.name, at, what, expected.tolist(), value.tolist())]
-
-
-def _slot(tree: s.Primitive, name: str) -> str:
-    return f"{tree.name}.{name}"
 
 
 def _shape(tree: s.Primitive, given: dict[str, s.Expr]) -> torch.Tensor:
@@ -149,6 +172,10 @@ def _rule(tree: s.Primitive, line: s.CheckLine) -> s.Rule:
     return s.Rule("check", (), tuple(body), span=tree.span)
 
 
+class _Missing(Exception):
+    """The primitive asks for what its check does not give."""
+
+
 class _Given:
     """The oracles of a check: the gradient that its line gives."""
 
@@ -158,10 +185,10 @@ class _Given:
         for name in (objective, *DIRECTION):
             if name in self.gradients:
                 return [self.gradients[name]]
-        raise ValueError("the check gives no gradient: `g = [...]`, or `loss = p -> ...`")
+        raise _Missing("a gradient, `g = [...]` or `loss = p -> ...`,")
 
     def value(self, objective: str, points: Any, data: Any) -> torch.Tensor:
-        raise ValueError("the check gives no loss: `loss = p -> ...`")
+        raise _Missing("a loss, `loss = p -> ...`,")
 
     def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
         return None

@@ -1,0 +1,62 @@
+"""A check that does not hold is found, and so is one that checks nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from optc.compiler.checks import run_checks
+from optc.compiler.parse import parse
+from optc.compiler.primitive import from_syntax
+from optc.compiler.source import Source
+from optc.compiler.syntax import Primitive
+from optc.plugins.registry import library
+
+MEAN = """smooth mean(g; beta: unit = 0.5):
+    state m = zeros(g)
+    m <- beta * m + (1 - beta) * g
+    return m
+    check steps:
+"""
+SAM = """perturb climb(grad, w; rho = 0.5):
+    return grad(w + rho)
+    check steps:
+"""
+
+
+def found(text: str, *lines: str) -> list[str]:
+    file = parse(Source("own.opt", text + "".join(f"        {line}\n" for line in lines)))
+    tree = file.items[0]
+    assert isinstance(tree, Primitive)
+    return [str(f) for f in run_checks(from_syntax(tree), library())]
+
+
+def test_what_holds_is_silent() -> None:
+    steps = "g = [2.0, -4.0] gives [1.0, -2.0]", "g = [0.0, 0.0] gives [0.5, -1.0], m = [0.5, -1.0]"
+    assert found(MEAN, *steps) == []
+    assert found(SAM, "w = [1.0], loss = p -> dot(p, p, over = model) gives [3.0]") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["g = [2.0] gives [1.1]"], "step 1: the result must be [1.1], and it is [1.0]"),
+        (["g = [2.0] gives [1.0]", "g = [0.0] gives [1.0]"], "step 2: the result must be [1.0]"),
+        (["g = [2.0] gives [1.0], m = [2.0]"], "`m` must be [2.0], and it is [1.0]"),
+        (["g = [2.0] gives [1.0, 1.0]"], "the result must be [1.0, 1.0]"),
+        (["g = [2.0] gives [1.0], n = [2.0]"], "`n` must be a state"),
+        (["g = [2.0], bata = 0.9 gives [1.0]"], "and it is bata"),
+        (["g = [2.0] gives [1.0]", "g = [0.0], beta = 0.9 gives [0.5]"], "that of the first"),
+        (["g = [2.0] gives [1.0001] within 1e-6"], "the result must be [1.0001]"),
+    ],
+)
+def test_what_does_not_hold_is_found(lines: list[str], what: str) -> None:
+    assert any(what in text for text in found(MEAN, *lines))
+
+
+def test_what_is_missing_is_said() -> None:
+    (text,) = found(SAM, "w = [1.0] gives [3.0]")
+    assert "step 1: a gradient, `g = [...]` or `loss = p -> ...`, must be given" in text
+
+
+def test_the_tolerance_is_that_of_the_line() -> None:
+    assert found(MEAN, "g = [2.0] gives [1.0001] within 1e-3") == []
