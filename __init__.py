@@ -16,6 +16,7 @@ _HOMES = {
     "loads": "api",
     "functional": "api",
     "compile": "api",
+    "parameters": "api",
     "Optimizer": "runtime.optimizer",
     "CompileError": "compiler.source",
     "primitive": "compiler.primitive",

@@ -57,3 +57,18 @@ def functional(path: str | Path, *, rule: str = "") -> Step:
     from .runtime.functional import Step
 
     return Step(compile(path, rule=rule))
+
+
+def parameters(model: Any) -> list[dict[str, Any]]:
+    """The parameters of a module with their names and the types of the modules that own them.
+
+    What `for params where named(..)` and `module("Linear")` ask is known then:
+    `Rule(optc.parameters(model), lr=1e-3)`.
+    """
+    found: dict[int, tuple[str, Any, str]] = {}
+    for path, module in model.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            full = f"{path}.{name}" if path else name
+            found.setdefault(id(p), (full, p, type(module).__name__))
+    names = [(name, p) for name, p, _ in found.values()]
+    return [{"params": names, "module_types": [kind for _, _, kind in found.values()]}]

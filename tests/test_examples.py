@@ -147,3 +147,21 @@ def test_eager_and_compiled_agree(path: Path) -> None:
         for net, backend in zip(nets, ("eager", "c"), strict=True)
     ]
     assert largest(*ends) < 1e-11
+
+
+def test_parameters_are_routed_by_the_type_of_their_module() -> None:
+    text = """
+rule by_module(lr: nonnegative = 1.0):
+    for params where module("Linear") and ndim == 2:
+        step lr
+    for other params:
+        step 0
+"""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    opt = optc.loads(text)(optc.parameters(net))
+    before = [p.detach().clone() for p in net.parameters()]
+    net(torch.randn(4, 2)).pow(2).sum().backward()
+    opt.step()
+    still = [torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True)]
+    assert still == [False, True, True, True]
+    assert opt.param_groups[0]["module_types"] == ["Linear", "Linear", "LayerNorm", "LayerNorm"]
