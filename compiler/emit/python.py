@@ -97,9 +97,8 @@ def visible(text: str) -> str:
 def docstring(text: str, indent: str = "") -> list[str]:
     """The lines of a doc string that reads as `text`."""
     safe = "\n".join(visible(line.replace("\\", "\\\\")) for line in text.split("\n"))
-    safe = safe.replace('"""', '\\"\\"\\"')
-    if safe.endswith('"') and not safe.endswith('\\"'):
-        safe = f'{safe[:-1]}\\"'
+    body = safe.rstrip('"')  # quotes at the end would join those that close the string
+    safe = body.replace('"""', '\\"\\"\\"') + '\\"' * (len(safe) - len(body))
     lines = [line.rstrip() for line in safe.split("\n")]
     one = f'{indent}"""{lines[0]}"""'
     if len(lines) == 1 and len(one) <= WIDTH:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from optc.compiler import driver
@@ -224,6 +224,7 @@ def test_text_stays_text(text: str) -> None:
 @given(
     st.text(alphabet=st.one_of(st.characters(), st.sampled_from("\\\"'{}\n\r\u2028#")), max_size=40)
 )
+@example('\\"')
 def test_any_text_stays_text(text: str) -> None:
     _stays(text)
 
