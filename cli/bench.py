@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if "steps" in parts:
             found["sets"] = {}
             for name in names:
+                _say(f"{rule}: steps on {name}")
                 shapes = sets.scaled(sets.SETS[name](), args.scale)
                 found["sets"][name] = bench.steps(
                     spec, kind, shapes, options, args.device, args.rounds, args.compile
                 )
         if "compile" in parts:
+            _say(f"{rule}: compile")
             repeats = 3 if args.rounds >= 10 else 1
             found["compile"] = bench.compile_times(spec, options, args.device, repeats)
         if "memory" in parts:
+            _say(f"{rule}: memory")
             found["memory"] = bench.memory(spec, kind, options, args.device, names[0], args.scale)
         rules.append(found)
     machine = _module("document").machine(args.device)
     return {"machine": machine, "rounds": args.rounds, "note": args.note, "rules": rules}
+
+
+def _say(what: str) -> None:
+    """What is being measured, for those who wait."""
+    if sys.stderr.isatty():
+        print(f"{what} ...", file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
