@@ -19,13 +19,13 @@ Write a primitive in the language wherever it can say it: then it is explained, 
 and sharded for nothing. `library/precondition/lion.opt` holds `precondition lion` and nothing else;
 ship it with `[tool.setuptools.package-data] optc_lion = ["library/*/*.opt"]`.
 
-- The module is imported when a rule uses a name that is not built in, or when names are listed. Keep
-  torch out of its first lines if all of it is written in the language.
+- The module is imported when a rule uses a name that is not built in, or when names are listed.
+  Keep torch out of its first lines if all of it is written in the language.
 - A module that cannot be imported is reported by `optc list` (E502) and hurts no other plugin.
-- A kind and name that two packages contribute is an error where a rule uses it (E501). What is built
-  in stays what it is: no package replaces it by being installed, and `optc list` names the clash.
+- A kind and name that two packages contribute is an error where a rule uses it (E501). What is
+  built in stays: no package replaces it by being installed, and `optc list` names the clash.
 - A file that does not hold what its path says is an error where it is used (E503).
-- `optc plugin test NAME` runs the contract over a plugin: documentation, its own checks, one meaning
+- `optc plugin test NAME` runs the contract over a plugin: documentation, its checks, one meaning
   however it is run, save and resume.
 """
 
