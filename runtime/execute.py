@@ -135,8 +135,9 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     values = {s: frame.get(plan.deferred[s]) for s in columns}
     if outcome == "commit":
         _note_took(plan, frame, values)
-    for slot, value in values.items():
-        _assign(frame, slot, value)
+    # a slot that gets the old version of another one comes first
+    for slot in sorted(values, key=lambda s: not plan.deferred[s].startswith("slot:")):
+        _assign(frame, slot, values[slot])
     frame.written = frame.written or bool(values)
     return outcome
 

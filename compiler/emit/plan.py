@@ -118,7 +118,10 @@ def _mark_in_place(
     low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int
 ) -> set[str]:
     done = set()
+    copied = [low.name(n) for n in writes.values() if n.op in ("read", "restrict")]
     for slot, node in writes.items():
+        if any(_touches(name, slot) for name in copied):
+            continue  # its old version is what another slot gets at the end of the step
         at, value = _writer(phases, f"v{node.number}"), f"v{node.number}"
         if at < 0 or low.ready[node] < decided or node.type.axes:
             continue

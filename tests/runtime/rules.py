@@ -146,6 +146,15 @@ rule population(lr: nonnegative = 0.1, sigma: positive = 0.1):
     w <- w - lr * sum(u * z, over = probes) / 6
 """
 
+REMEMBER = """
+rule remember(lr: nonnegative = 0.1):
+    state before = w
+    g = grad(w)
+    moved = w - before
+    before <- w
+    w <- w - lr * g + 0.5 * moved
+"""
+
 RULES = {
     "adamw": ADAMW,
     "momentum": MOMENTUM,
@@ -160,5 +169,6 @@ RULES = {
     "newton_schulz": NEWTON_SCHULZ,
     "search": SEARCH,
     "retry": RETRY,
+    "remember": REMEMBER,
     "population": SNES,
 }
