@@ -15,7 +15,7 @@ from .sets import Tensors
 Step = Callable[[], Any]
 Peer = Callable[[Tensors], Step]
 
-KINDS = ("adamw", "sgd", "muon", "sam_adamw", "clipped_adamw")
+KINDS = ("adamw", "sgd", "muon_adamw", "sam_adamw", "clipped_adamw")
 OPTIONS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
 """What a rule is set to, where it has the option, so that it does what its peers do."""
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
@@ -46,7 +46,7 @@ def _torch(kind: str, tensors: Tensors, **how: bool) -> Step:
     ps = tensors.parameters
     if kind == "sgd":
         return optim.SGD(ps, lr=1e-3, momentum=0.9, **how).step
-    if kind == "muon":
+    if kind == "muon_adamw":
         return _muon(tensors, **how)
     inner = optim.AdamW(ps, **ADAMW, **how)
     if kind == "clipped_adamw":
@@ -124,7 +124,7 @@ def _pytorch_optimizer_sam(tensors: Tensors) -> Step:
 
 
 _pytorch_optimizer: dict[str, Peer] = {
-    "muon": _pytorch_optimizer_muon,
+    "muon_adamw": _pytorch_optimizer_muon,
     "sam_adamw": _pytorch_optimizer_sam,
 }
 

@@ -92,7 +92,8 @@ class Tensors:
 
         def some() -> Iterator[Tensor]:
             for shape in self.shapes.values():
-                yield (0.02 * torch.randn(shape, generator=random)).to(self.device)
+                # In place: memory that is given back would hide what an optimizer takes.
+                yield torch.empty(shape).normal_(0, 0.02, generator=random).to(self.device)
 
         self.parameters = [nn.Parameter(t) for t in some()]
         # An evaluation may not write over the gradients of the one before.

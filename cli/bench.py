@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="KIND",
-        help="adamw, sgd, muon, sam_adamw or clipped_adamw (by the rule's name, else adamw)",
+        help="adamw, sgd, muon_adamw, sam_adamw or clipped_adamw (by the rule's name, else adamw)",
     )
     parser.add_argument("--sets", default="gpt2,resnet,small", help="of gpt2,resnet,small,tiny")
     parser.add_argument("--scale", type=float, default=1e7, help="elements of a set (1e7 at most)")

@@ -10,6 +10,7 @@ import pytest
 from optc.bench import sets
 from optc.cli import main
 
+STARTS = ("cold 10", "cold 1000", "warm 10")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -23,6 +24,7 @@ def test_the_figures_of_a_step(name: str, capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"machine", "rounds", "note", "rules"}
     (rule,) = found["rules"]
+    assert rule["against"] == rule["rule"] == name
     step = rule["sets"]["tiny"]
     assert {"optc", "torch fused", "torch foreach"} <= set(step["ms"])
     assert set(step["ratios"]["torch fused"]) == {"median", "low", "high", "best"}
@@ -41,7 +43,7 @@ def test_bytes_are_those_of_the_emitted_phases(capsys: pytest.CaptureFixture[str
 def test_fresh_processes(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("adamw", "--json", "--parts", "compile,memory") == 0
     (rule,) = json.loads(capsys.readouterr().out)["rules"]
-    assert set(rule["compile"]) == {"cold 10", "cold 1000", "warm 10", "builds"}
+    assert set(rule["compile"]) == {*STARTS, "second step", "builds"}
     assert rule["compile"]["builds"]["warm 10"] == 0
     assert rule["compile"]["builds"]["cold 10"] == rule["compile"]["builds"]["cold 1000"]
     assert set(rule["memory"]) == {"set", "optc", "torch fused", "torch foreach"}
