@@ -137,10 +137,11 @@ def wrapped(expr: s.Expr, before: str, behind: str, indent: str, least: int = 0)
         case s.Call(arguments=arguments) if arguments:
             return bracketed(f"{before}{_called(expr)}(", _call_parts(expr, indent), f"){behind}",
                              indent)  # fmt: skip
-        case s.Tuple(items=items) | s.List(items=items) if items:
-            ends = "()" if isinstance(expr, s.Tuple) else "[]"
+        case s.Tuple(items=items) if items:
             parts = [wrapped(item, "", ",", indent + INDENT) for item in items]
-            return bracketed(before + ends[0], parts, ends[1] + behind, indent)
+            return bracketed(f"{before}(", parts, f"){behind}", indent)
+        case s.List(items=items) if items:
+            return bracketed(f"{before}[", _cells(items, indent + INDENT), f"]{behind}", indent)
         case s.Lambda(parameters=parameters, body=body):
             return wrapped(body, f"{before}{_parameters(parameters)} -> ", behind, indent)
         case s.Binary(op=op) if op != "^":
@@ -152,6 +153,20 @@ def wrapped(expr: s.Expr, before: str, behind: str, indent: str, least: int = 0)
 def bracketed(head: str, parts: list[list[str]], tail: str, indent: str) -> list[str]:
     """`head`, the parts one level deeper, `tail`."""
     return [indent + head, *(line for part in parts for line in part), indent + tail]
+
+
+def _cells(items: Sequence[s.Expr], indent: str) -> list[list[str]]:
+    """The cells of a list: numbers fill their lines, rows of cells stand one below the other."""
+    if any(isinstance(item, s.List) for item in items):
+        return [wrapped(item, "", ",", indent) for item in items]
+    lines = [indent]
+    for word in (f"{text(item)}," for item in items):
+        begun = lines[-1] != indent
+        if begun and len(lines[-1]) + len(word) + 1 > WIDTH:
+            lines.append(indent + word)
+        else:
+            lines[-1] += f" {word}" if begun else word
+    return [lines]
 
 
 def _call_parts(call: s.Call, indent: str) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import syntax as s
 from .builder import is_option
-from .expression_text import INDENT, WIDTH, argument, bracketed, text, type_text, wrapped
+from .expression_text import INDENT, WIDTH, bracketed, text, type_text, wrapped
 
 Lines = list[str]
 
@@ -176,20 +176,41 @@ def _check(stmt: s.Check, indent: str) -> tuple[Lines, Lines]:
 
 
 def _check_line(stmt: s.CheckLine, indent: str) -> Lines:
-    """Filled up to the width, broken behind commas."""
-    given = [argument(a) for a in stmt.inputs]
-    gives = [argument(a) for a in stmt.outputs]
-    gives[0] = f"{given.pop()} gives {gives[0]}" if given else f"gives {gives[0]}"
-    if stmt.within is not None:
-        gives[-1] += f" within {text(stmt.within)}"
-    lines = [indent]
-    words = [f"{part}," for part in (given + gives)[:-1]] + gives[-1:]
-    for word in words:
-        if lines[-1].strip() and len(lines[-1]) + len(word) + 1 > WIDTH:
-            lines.append(indent + INDENT + word)
+    """Filled up to the width, broken behind commas; what is still too long, in its brackets."""
+    given, gives = [[p] for p in _pieces(stmt.inputs)], [[p] for p in _pieces(stmt.outputs)]
+    within = f" within {text(stmt.within)}" if stmt.within is not None else ""
+    words = [*given[:-1], [*(given[-1] if given else ()), *gives[0]], *gives[1:]]
+    deeper = indent + INDENT
+    lines = [indent if given else f"{indent}gives "]
+    for at, word in enumerate(words):
+        end = "," if at < len(words) - 1 else within
+        flat = " gives ".join(name + text(value) for name, value in word) + end
+        begun = at > 0
+        if begun and len(lines[-1]) + len(flat) + 1 > WIDTH:
+            lines.append(deeper)
+            begun = False
+        if len(lines[-1]) + begun + len(flat) <= WIDTH:
+            lines[-1] += f" {flat}" if begun else flat
         else:
-            lines[-1] += f" {word}" if lines[-1].strip() else word
+            start = lines.pop()
+            lines += _broken(word, end, start, deeper if at else indent)
     return lines
+
+
+def _pieces(arguments: Sequence[s.Argument]) -> list[tuple[str, s.Expr]]:
+    return [(f"{a.name} = " if a.name else "", a.value) for a in arguments]
+
+
+def _broken(word: Sequence[tuple[str, s.Expr]], end: str, start: str, indent: str) -> Lines:
+    """`a = .. gives b`, broken inside the brackets of its values."""
+    lines: Lines = []
+    before = start[len(indent) :]
+    for at, (name, value) in enumerate(word):
+        behind = end if at == len(word) - 1 else " gives "
+        *done, last = wrapped(value, before + name, behind, indent)
+        lines += done
+        before = last[len(indent) :]
+    return [*lines, indent + before]
 
 
 # Items ----------------------------------------------------------------------------------------

@@ -68,6 +68,22 @@ def test_the_look() -> None:
     assert to_opt(read(UNTIDY)) == TIDY
 
 
+LONG_CHECK = """\
+smooth mean(g, w):
+    return g
+    check long:
+        w = [[1.0, -1.0], [0.3333333333333333, 2.216839677047289]], g = [1.0, 1.0, 1.0], n = 10,
+            loss = p -> sum(p^4, over = model) / 12 + sum(p^2, over = model) / 4 gives [
+                0.3333333333333333, -0.3333333333333333, 2.216839677047289, 0.3333333333333333,
+                2.216839677047289,
+            ], m = [1.0] within 1e-9
+"""
+
+
+def test_a_long_check_line_breaks_in_its_brackets() -> None:
+    assert to_opt(read(LONG_CHECK)) == LONG_CHECK
+
+
 @pytest.mark.parametrize("text", EXPRESSIONS)
 def test_expressions_keep_their_tree(text: str) -> None:
     tree = parse_expression(text, Source("t", text), NOWHERE)
