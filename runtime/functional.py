@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from ..compiler.program import Evaluate, Program, SlotSpec
 from . import execute
+from .frame import Frame, took_part
 from .layout import HostRows, Layout
 from .state import fresh
 
@@ -82,12 +83,12 @@ class Step:
         call: int,
         seed: int,
         plans: Any,
-    ) -> execute.Frame:
+    ) -> Frame:
         plan = next(iter(plans), None)
         rows, group_rows = (
             (host.rows(plan.host), host.group_rows(plan.host)) if plan else (None, [()])
         )
-        return execute.Frame(
+        return Frame(
             self.program,
             list(layout.params),
             layout.members,
@@ -132,7 +133,7 @@ class Step:
         frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
         self._begin(frame, host, [n for n in self._starts if n not in frame.slots])
         outcome = execute.step(plan, frame, [])
-        took = execute.took_part(frame) or [True] * len(leaves)
+        took = took_part(frame) or [True] * len(leaves)
         after = {
             "options": state["options"] | options,
             "slots": {
@@ -153,7 +154,7 @@ class Step:
         metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         return pytree.tree_unflatten(moved, spec), after, metrics
 
-    def _begin(self, frame: execute.Frame, host: HostRows, names: list[str]) -> None:
+    def _begin(self, frame: Frame, host: HostRows, names: list[str]) -> None:
         for name in names:
             plan, spec = self._starts[name], self.program.slots[name]
             inner = replace(
@@ -169,7 +170,7 @@ class Step:
             frame.slots[name] = value
 
 
-def _first(slot: SlotSpec, frame: execute.Frame) -> Any:
+def _first(slot: SlotSpec, frame: Frame) -> Any:
     """The first value of a slot that begins as a number."""
     if slot.reach in ("model", "group"):
         dtype = torch.bool if slot.logical else torch.float64

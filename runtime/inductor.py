@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..compiler.program import Compute
-from . import execute
+from .computing import tensorwise
+from .frame import Frame
 
 CELLS = ("cell", "like", "draw")
 
@@ -25,14 +26,14 @@ class Inductor:
     def __init__(self) -> None:
         self.phases: dict[int, tuple[Compute, Callable[..., Any]]] = {}
 
-    def run(self, phase: Compute, frame: execute.Frame) -> bool:
+    def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
         if frame.functional:
             return False
         known = self.phases.get(id(phase))
         if known is None or known[0] is not phase:
             known = self.phases[id(phase)] = (phase, compiled(phase))
-        execute.tensorwise(phase, frame, known[1])
+        tensorwise(phase, frame, known[1])
         return True
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Compute, Program
-from . import execute, native
+from . import native
+from .computing import columns_of
+from .frame import Frame, mark_took, working
 from .launch import Launch, Reduction
 from .table import Table
 
@@ -87,7 +89,7 @@ class Kernels:
         self.layout = layout
         self.phases: dict[int, Any] = {}
 
-    def run(self, phase: Compute, frame: execute.Frame) -> bool:
+    def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
         if frame.functional:
             return False
@@ -101,7 +103,7 @@ class Kernels:
 class Prepared:
     """One phase, prepared: its tables by signature, the values it reads and leaves."""
 
-    def __init__(self, phase: Compute, frame: execute.Frame, layout: Any):
+    def __init__(self, phase: Compute, frame: Frame, layout: Any):
         self.phase, self.index = phase, frame.rows.index
         self.members = frame.members[phase.space]
         self.names, self.places = phase.columns()
@@ -132,27 +134,27 @@ class Prepared:
             at[output.how] += 1
         return result
 
-    def fits(self, frame: execute.Frame) -> bool:
+    def fits(self, frame: Frame) -> bool:
         return (
             self.index is frame.rows.index
             and self.slots is frame.slots
             and len(frame.group_rows) == self.group.shape[1]
         )
 
-    def _column(self, name: str, frame: execute.Frame) -> list[Any]:
+    def _column(self, name: str, frame: Frame) -> list[Any]:
         """The tensors of a column; what the phase makes itself gets memory."""
         if name.startswith("slot:") or name in frame.values:
             return frame.get(name)
         if name not in self.temporaries or frame.depth:
             self.temporaries[name] = [
                 torch.empty_like(
-                    t, dtype=execute.working(t[:0] if t.dim() else t).dtype, requires_grad=False
+                    t, dtype=working(t[:0] if t.dim() else t).dtype, requires_grad=False
                 )
                 for t in (frame.tensors[i] for i in self.members)
             ]
         return self.temporaries[name]
 
-    def _parts(self, frame: execute.Frame, layout: Any) -> list[Part]:
+    def _parts(self, frame: Frame, layout: Any) -> list[Part]:
         columns = {n: self._column(n, frame) for n in self.names}
         kinds: dict[tuple[torch.dtype, ...], list[int]] = {}
         for k, i in enumerate(self.members):
@@ -164,7 +166,7 @@ class Prepared:
             kinds.setdefault(key, []).append(k)
         return [Part(self, key, rows, columns, frame, layout) for key, rows in kinds.items()]
 
-    def run(self, frame: execute.Frame) -> None:
+    def run(self, frame: Frame) -> None:
         for place, port in enumerate(self.inputs["model"]):
             known = port.how == "size"
             self.model[place] = frame.sizes[port.source] if known else frame.get(port.source)
@@ -176,9 +178,7 @@ class Prepared:
             absent += part.run(frame, columns, first == 0)
         self._leave(frame, columns, absent)
 
-    def _leave(
-        self, frame: execute.Frame, columns: dict[str, list[Any]], absent: list[int]
-    ) -> None:
+    def _leave(self, frame: Frame, columns: dict[str, list[Any]], absent: list[int]) -> None:
         """Give the results their names."""
         for output, place in zip(self.phase.outputs, self.places, strict=True):
             if output.combine:
@@ -190,7 +190,7 @@ class Prepared:
             if output.slot:
                 frame.written = True
                 if frame.spec(output.slot).kind == "target":
-                    execute.mark_took(frame, self.phase.space, absent)
+                    mark_took(frame, self.phase.space, absent)
         for reduction, output in zip(self.reductions, self.sums, strict=True):
             if output.how == "model":
                 value = self.model[reduction.slot].clone()
@@ -213,7 +213,7 @@ class Part:
         key: tuple[torch.dtype, ...],
         rows: list[int],
         columns: dict[str, list[Any]],
-        frame: execute.Frame,
+        frame: Frame,
         layout: Any,
     ):
         self.whole, self.rows = whole, torch.tensor(rows)
@@ -267,7 +267,7 @@ class Part:
     def _pick(self, column: list[Any]) -> list[Any]:
         return column if self.everything else [column[k] for k in self.picked]
 
-    def run(self, frame: execute.Frame, columns: dict[str, list[Any]], first: bool) -> list[int]:
+    def run(self, frame: Frame, columns: dict[str, list[Any]], first: bool) -> list[int]:
         """Run the kernel; returns the places whose tensors are absent."""
         whole, table = self.whole, self.table
         for place, port in enumerate(whole.inputs["tensor"]):
@@ -298,12 +298,12 @@ class Part:
         table.release()
         return absent
 
-    def _eagerly(self, row: int, frame: execute.Frame, columns: dict[str, list[Any]]) -> None:
+    def _eagerly(self, row: int, frame: Frame, columns: dict[str, list[Any]]) -> None:
         """One tensor through the phase's torch graph."""
         whole = self.whole
         k = self.picked[row]
         i = whole.members[k]
-        arguments = [c(k, i) for c in execute._columns(whole.phase, frame)]
+        arguments = [c(k, i) for c in columns_of(whole.phase, frame)]
         results = whole.phase.module.forward(*arguments)
         sums = iter(whole.reductions)
         for output, place, result in zip(whole.phase.outputs, whole.places, results, strict=True):

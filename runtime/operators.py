@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from ..compiler.program import Compute, Program
-from . import execute, native
+from . import native
+from .computing import compute
+from .frame import Frame, write
 from .kernels import Kernels
 from .layout import Rows
 
@@ -133,7 +135,7 @@ def _run(
     given.update(zip(own.values, values, strict=True))
     tensors = next((c for n, c in named.items() if n in _cells(phase)), columns[0])
     with torch.no_grad():
-        frame = execute.Frame(
+        frame = Frame(
             program,
             list(tensors),
             {phase.space: list(range(count))},
@@ -149,7 +151,7 @@ def _run(
         )
         if native.compiler() is not None and all(t.device.type == "cpu" for t in tensors):
             frame.kernels = Kernels(SimpleNamespace(names=[""] * count, params=tensors))
-        execute._compute(phase, frame)
+        compute(phase, frame)
         _leave(own, frame, named)
         torch.autograd.graph.increment_version(chain.from_iterable(columns[k] for k in own.written))
     return _shaped([_one(frame.values[o.value]) for o in own.sums])
@@ -159,11 +161,11 @@ def _cells(phase: Compute) -> set[str]:
     return {p.source for p in phase.inputs if p.how == "cell"}
 
 
-def _leave(own: PhaseOperator, frame: execute.Frame, named: dict[str, list[Tensor]]) -> None:
+def _leave(own: PhaseOperator, frame: Frame, named: dict[str, list[Tensor]]) -> None:
     """What was made in memory of its own goes into the caller's columns."""
     for output in own.phase.outputs:
         if not output.combine and not output.slot:
-            execute.write(named[output.value], frame.values[output.value])
+            write(named[output.value], frame.values[output.value])
 
 
 def _one(value: Any) -> Tensor:

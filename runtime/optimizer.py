@@ -12,6 +12,7 @@ from torch import Tensor
 from ..compiler.bounds import complaint
 from ..compiler.program import Evaluate, Plan, Program
 from . import execute
+from .frame import Frame, took_part
 from .layout import Layout
 from .loops import Closure, Gradients, Loop, Objective
 from .state import Slots, to_local
@@ -178,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions())
         loop.turn, loop.once = call, sum(isinstance(p, Evaluate) for p in plan.phases) < 2
-        frame = execute.Frame(
+        frame = Frame(
             self.program,
             layout.locals(),
             layout.members,
@@ -199,7 +200,7 @@ class Optimizer(torch.optim.Optimizer):
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         if outcome == "commit":
-            slots.advance(execute.took_part(frame))
+            slots.advance(took_part(frame))
         for group in self.param_groups:
             group["calls"] = call
             group["steps"] = steps if outcome == "commit" else steps - 1

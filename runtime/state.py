@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..compiler.program import Plan, Program
 from . import execute
+from .frame import LOW, Frame
 from .tensors import local, real
 
 
@@ -83,7 +84,7 @@ class Slots:
         self.columns[slot] = column
         return all(c is not None for c in column)
 
-    def begin(self, frame: execute.Frame, start: Callable[[str], Plan], host: Any) -> None:
+    def begin(self, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         """Give slots that have no value yet their first one."""
         if not self.pending:
             return
@@ -92,15 +93,13 @@ class Slots:
         self.pending = []
         frame.slots = self.columns
 
-    def _begin(
-        self, slot: str, frame: execute.Frame, start: Callable[[str], Plan], host: Any
-    ) -> None:
+    def _begin(self, slot: str, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         spec = self.program.slots[slot]
         if spec.begins_as_number:
             values: Any = spec.init
         else:
             plan = start(slot)
-            inner = execute.Frame(
+            inner = Frame(
                 self.program,
                 frame.tensors,
                 frame.members,
@@ -145,9 +144,7 @@ class Slots:
 
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, float32 under low-precision parameters."""
-    dtype = (
-        torch.bool if spec.logical else torch.float32 if like.dtype in execute.LOW else like.dtype
-    )
+    dtype = torch.bool if spec.logical else torch.float32 if like.dtype in LOW else like.dtype
     if spec.reach == "tensor" and not spec.axes:
         return torch.as_tensor(value, dtype=torch.bool if spec.logical else torch.float64).clone()
     if not isinstance(value, Tensor):

@@ -1,0 +1,229 @@
+"""What a step asks the loop: objectives at points, data, functions, and random numbers."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.program import Call, Evaluate
+from .frame import Frame, truth, working
+from .random import draw
+from .tensors import local, real
+
+
+def evaluate(phase: Evaluate, frame: Frame) -> None:
+    """Ask the loop at a point, once for each place of the axes that point and data have."""
+    if phase.when is not None and truth(frame.get(phase.when[0])) != phase.when[1]:
+        return _unasked(phase, frame)
+    data = frame.get(phase.data)
+    if len(phase.axes) == 1 and phase.reads[0].what in ("value", "gradient"):
+        return _keep(phase, frame, _many(phase, data, frame))
+    sizes = []
+    for axis in phase.axes:
+        if isinstance(data, Mapped) and axis in data.axes:
+            sizes.append(len(data.items))
+        else:
+            sizes.append(
+                frame.size(phase.sizes[axis])
+                if phase.sizes[axis] is not None
+                else _found(phase, axis, frame)
+            )
+    answers = []
+    for place in itertools.product(*(range(n) for n in sizes)):
+        where = dict(zip(phase.axes, place, strict=True))
+        points = {t: _pick(v, phase, where, frame) if v else None for t, v in phase.points.items()}
+        chosen = data.items[where[data.axes[0]]] if isinstance(data, Mapped) else data
+        answers.append(_ask(phase, points, chosen, where, frame))
+    parts = [[a[at] for a in answers] for at in range(len(phase.reads))]
+    _keep(phase, frame, [p[0] if not phase.axes else stacked(p, sizes) for p in parts])
+
+
+def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
+    """One axis, of points or of the data: the loop may map over it at once."""
+    axis, reads = phase.axes[0], phase.reads
+    points: dict[str, Any] = {}
+    over = []
+    for target, name in phase.points.items():
+        point: Any = frame.get(name) if name else None
+        if name and axis in phase.layouts.get(name, ()):
+            over.append(target)
+            members = frame.members[target]
+            count = next((len(p) for p in point if p is not None), 1)
+            point = [
+                frame.tensors[i].expand(count, *frame.tensors[i].shape)
+                if p is None
+                else p.to(frame.tensors[i].dtype)
+                for p, i in zip(point, members, strict=True)
+            ]
+        elif point is not None:
+            point = _in_type(point, target, frame)
+        points[target] = point
+    value, gradients = frame.loop.evaluate_many(
+        phase.objective,
+        points,
+        data.pieces if isinstance(data, Mapped) else data,
+        value=any(r.what == "value" for r in reads),
+        gradients=tuple(dict.fromkeys(r.wrt for r in reads if r.what == "gradient")),
+        over=tuple(over),
+    )
+    return [value if r.what == "value" else gradients[r.wrt] for r in reads]
+
+
+def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
+    """Give the loop's answers their names: gradients as real local tensors, of descent."""
+    for read, value in zip(phase.reads, answers, strict=True):
+        first = (
+            next((v for v in value if v is not None), None) if isinstance(value, list) else value
+        )
+        for label, n in zip(read.axes, first.shape if first is not None else (), strict=False):
+            frame.sizes[label.rstrip("'")] = n
+        if read.what == "value":
+            value = value.detach().double()
+        if frame.wrapped and isinstance(value, list):
+            value = [None if v is None else real(local(v)) for v in value]
+        if read.what == "gradient" and any(frame.maximize):
+            value = [
+                v if v is None or not frame.maximize[frame.groups[i]] else -v
+                for v, i in zip(value, frame.members[read.wrt], strict=True)
+            ]
+        frame.values[read.value] = value
+
+
+def _unasked(phase: Evaluate, frame: Frame) -> None:
+    """Stand-ins for answers that a selection will not take."""
+    for read in phase.reads:
+        if read.what in ("value", "jvp"):
+            frame.values[read.value] = torch.zeros((), dtype=torch.float64)
+        else:
+            frame.values[read.value] = [frame.tensors[i] for i in frame.members[read.wrt]]
+
+
+def _found(phase: Evaluate, axis: str, frame: Frame) -> int:
+    for name, layout in phase.layouts.items():
+        if axis in layout:
+            value = frame.get(name)
+            first = value[0] if isinstance(value, list) else value
+            return int(first.shape[layout.index(axis)])
+    raise RuntimeError(f"nothing says how many places the axis {axis} has")
+
+
+def _pick(name: str, phase: Evaluate, where: dict[str, int], frame: Frame) -> Any:
+    value = frame.get(name)
+    layout = phase.layouts.get(name, ())
+
+    def one(x: Any) -> Any:
+        for d in range(len(layout) - 1, -1, -1):
+            if layout[d] in where and x is not None:
+                x = x.select(d, where[layout[d]])
+        return x
+
+    return [one(x) for x in value] if isinstance(value, list) else one(value)
+
+
+def _ask(phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: Frame) -> list[Any]:
+    loop, first = frame.loop, phase.reads[0]
+    points = {t: None if p is None else _in_type(p, t, frame) for t, p in points.items()}
+    if first.what in ("value", "gradient"):
+        wrt = tuple(dict.fromkeys(r.wrt for r in phase.reads if r.what == "gradient"))
+        wants = any(r.what == "value" for r in phase.reads)
+        value, gradients = loop.evaluate(phase.objective, points, data, value=wants, gradients=wrt)
+        return [value if r.what == "value" else gradients[r.wrt] for r in phase.reads]
+    vector = _pick(first.vector, phase, where, frame)
+    if first.what == "hvp":
+        vector = _in_type(vector, first.of, frame)
+        return [loop.hvp(phase.objective, points, data, first.wrt, first.of, vector)]
+    if first.what == "jvp":
+        return [
+            loop.jvp(phase.objective, points, data, first.wrt, _in_type(vector, first.wrt, frame))
+        ]
+    return [loop.vjp(phase.objective, points, data, first.wrt, vector)]
+
+
+def _in_type(point: list[Any], target: str, frame: Frame) -> list[Tensor]:
+    """A point as tensors like the parameters; an absent part stands where it is held."""
+    members = frame.members[target]
+    return [
+        frame.tensors[i]
+        if p is None
+        else p.to(frame.tensors[i].dtype).reshape(frame.tensors[i].shape)
+        for p, i in zip(point, members, strict=True)
+    ]
+
+
+@dataclass
+class Mapped:
+    """Data with an axis: one batch for each place."""
+
+    axes: tuple[str, ...]
+    pieces: Any
+
+    @property
+    def items(self) -> list[Any]:
+        return list(getattr(self.pieces, "items", self.pieces))
+
+
+def stacked(parts: list[Any], sizes: list[int]) -> Any:
+    """The answers of all places as one value with the axes first."""
+
+    def stack(xs: list[Any]) -> Any:
+        if any(x is None for x in xs):
+            return None
+        whole = torch.stack([x.detach() for x in xs])
+        return whole.reshape(*sizes, *whole.shape[1:])
+
+    if isinstance(parts[0], list):
+        return [stack([p[k] for p in parts]) for k in range(len(parts[0]))]
+    return stack(parts)
+
+
+def call(phase: Call, frame: Frame) -> None:
+    if phase.op == "batch":
+        frame.values[phase.output] = frame.batch
+    elif phase.op == "random":
+        frame.values[phase.output] = _random(phase, frame)
+    elif phase.op in ("oracle", "extern"):
+        arguments = [frame.get(x) for x in phase.inputs]
+        frame.values[phase.output] = answer(frame.loop, phase.attributes["name"], arguments)
+    else:
+        arguments = [frame.get(x) for x in phase.inputs]
+        result = frame.loop.data(phase.op, arguments, phase.attributes)
+        if phase.op in ("split", "each"):
+            result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)
+        frame.values[phase.output] = result
+
+
+def answer(loop: Any, name: str, arguments: list[Any]) -> Any:
+    """A function of the user's, or its transposed derivative by the first argument."""
+    if not name.endswith(".vjp"):
+        return loop.call(name, arguments)
+    first, *rest, weights = arguments
+
+    def of(x: Any) -> Any:
+        return loop.call(name.removesuffix(".vjp"), [x, *rest])
+
+    result, back, *_ = torch.func.vjp(of, first)
+    return back(weights.to(result.dtype))[0]
+
+
+def _random(phase: Call, frame: Frame) -> Any:
+    a = phase.attributes
+    stream = a["stream"]
+    for x in phase.inputs:  # turns of a loop draw different numbers
+        stream = stream * 1_000_003 + 1 + int(frame.get(x))
+    lead = [frame.size(n) for _, n in a["axes"]]
+    if a["reach"] in ("model", "group"):
+        return draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0).reshape(
+            lead
+        )
+    result, offset = [], 0
+    for i in frame.members[a["domain"]]:
+        t = frame.tensors[i]
+        shape = torch.Size([*lead, *(t.shape if a["reach"] == "element" else ())])
+        numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), offset)
+        offset += shape.numel()
+        result.append(numbers.reshape(shape).to(t.device, working(t).dtype))
+    return result

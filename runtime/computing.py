@@ -1,0 +1,196 @@
+"""Computing phases: tensor by tensor or by kernel over the cells, once over the model's values.
+
+Arithmetic is in the parameter's type, in float32 for bfloat16 and float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler import cells
+from ..compiler.program import Compute
+from .frame import Frame, double, mark_took, number, stored, working, write
+from .random import draw
+
+
+def compute(phase: Compute, frame: Frame) -> None:
+    if not phase.space:
+        return _model(phase, frame)
+    if phase.mode == "kernel" and frame.kernels is not None and frame.kernels.run(phase, frame):
+        return
+    tensorwise(phase, frame, phase.module.forward)
+
+
+def tensorwise(phase: Compute, frame: Frame, forward: Callable[..., Sequence[Any]]) -> None:
+    """Run a phase tensor by tensor; `forward` is its graph, or a compiled form of it."""
+    columns = columns_of(phase, frame)
+    results: list[list[Any]] = [[] for _ in phase.outputs]
+    for k, i in enumerate(frame.members[phase.space]):
+        row = [c(k, i) for c in columns]
+        if any(x is None for x in row):
+            outcome: Sequence[Any] = [None] * len(phase.outputs)
+        else:
+            outcome = forward(*row)
+        for result, value in zip(results, outcome, strict=True):
+            result.append(value)
+    for output, parts in zip(phase.outputs, results, strict=True):
+        store(frame, phase, output, parts)
+
+
+def columns_of(phase: Compute, frame: Frame) -> list[Any]:
+    """For each input a function (place in the domain, tensor) -> what the phase's graph gets."""
+    return [_PORT[p.how](frame, p) for p in phase.inputs]
+
+
+def _cell(frame: Frame, port: Any) -> Any:
+    column = frame.get(port.source)
+    return lambda k, i: None if column[k] is None else working(column[k])
+
+
+def _tensor(frame: Frame, port: Any) -> Any:
+    column = frame.get(port.source)
+    return lambda k, i: column[k]
+
+
+def _group(frame: Frame, port: Any) -> Any:
+    column = frame.get(port.source)
+    return lambda k, i: column[frame.groups[i]]
+
+
+def _whole(frame: Frame, port: Any) -> Any:
+    value = frame.get(port.source)
+    if isinstance(value, Tensor) and value.dim() and value.dtype == torch.float64:
+        return lambda k, i: value.to(working(frame.tensors[i]).dtype)
+    return lambda k, i: value
+
+
+def _host(frame: Frame, port: Any) -> Any:
+    at = int(port.source)
+    return lambda k, i: number(frame.rows[i][at])
+
+
+def _like(frame: Frame, port: Any) -> Any:
+    return lambda k, i: working(frame.tensors[i])
+
+
+def _slice(frame: Frame, port: Any) -> Any:
+    value = frame.get(port.source)
+    offsets: list[int] = [0]
+
+    def part(k: int, i: int) -> Tensor:
+        if k == 0:
+            offsets[0] = 0
+        start, n = offsets[0], frame.tensors[i].numel()
+        offsets[0] = start + n
+        return value[..., start : start + n].to(working(frame.tensors[i]).dtype)
+
+    return part
+
+
+def _draw(frame: Frame, port: Any) -> Any:
+    """Random numbers for each tensor: a cell's number depends on its place in the domain alone."""
+    how, stream = port.source.split(":")
+    offsets: dict[int, int] = {0: 0}
+
+    def numbers(k: int, i: int) -> Tensor:
+        t = frame.tensors[i]
+        start = offsets[k]
+        offsets[k + 1] = start + t.numel()
+        drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
+        return drawn.reshape(t.shape).to(t.device, working(t).dtype)
+
+    return numbers
+
+
+def _axis_size(frame: Frame, port: Any) -> Any:
+    n = frame.sizes[port.source]
+    return lambda k, i: n
+
+
+_PORT = {
+    "draw": _draw,
+    "size": _axis_size,
+    "cell": _cell,
+    "tensor": _tensor,
+    "group": _group,
+    "model": _whole,
+    "host": _host,
+    "like": _like,
+    "slice": _slice,
+}
+
+
+def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
+    """Keep what a phase gave for each tensor: a column, or a reduction finished over tensors."""
+    if not output.combine or output.how == "tensor":
+        value: Any = parts
+        if output.slot and frame.spec(output.slot).kind == "target":
+            mark_took(frame, phase.space, [k for k, p in enumerate(parts) if p is None])
+            frame.written = True
+        if output.slot and not frame.functional:
+            value = write(frame.column(output.slot), parts)
+        elif output.slot:
+            value = [
+                o if p is None else stored(p, o)
+                for p, o in zip(parts, frame.column(output.slot), strict=True)
+            ]
+            frame.replace(output.slot, value)
+        frame.values[output.value] = value
+        return
+    members = frame.members[phase.space]
+    if output.how == "model":
+        frame.values[output.value] = _combine(
+            output.combine, [p for p in parts if p is not None], frame
+        )
+        return
+    frame.values[output.value] = [
+        _combine(
+            output.combine,
+            [
+                p
+                for p, i in zip(parts, members, strict=True)
+                if p is not None and frame.groups[i] == g
+            ],
+            frame,
+        )
+        for g in range(len(frame.group_rows))
+    ]
+
+
+def _combine(how: str, parts: list[Any], frame: Frame) -> Tensor:
+    if not parts:
+        empty = torch.tensor(cells.EMPTY.get(how, 0.0), dtype=torch.float64)
+        return empty.bool() if how in ("any", "all") else empty
+    parts = [
+        p if isinstance(p, Tensor) else torch.tensor(float(p), dtype=torch.float64) for p in parts
+    ]
+    if how == "cat":
+        return torch.cat([p.double() for p in parts], dim=-1)
+    if parts[0].is_floating_point():
+        parts = [p.double() for p in parts]
+    return cells.combine(how, parts)
+
+
+def _model(phase: Compute, frame: Frame) -> None:
+    """A phase over the values of the model, or of each group where one of them has its own."""
+    grouped = [p.how == "group" or (p.how == "host") for p in phase.inputs]
+    outputs = [o.how == "group" for o in phase.outputs]
+    per_group: list[Sequence[Any]] = []
+    for g in range(len(frame.group_rows) if any(outputs) else 1):
+        row = []
+        for port, own in zip(phase.inputs, grouped, strict=True):
+            if port.how == "host":
+                row.append(number(frame.group_rows[g][int(port.source)]))
+            elif port.how == "size":
+                row.append(frame.sizes[port.source])
+            else:
+                value = frame.get(port.source)
+                row.append(value[g] if own else value)
+        per_group.append(phase.module.forward(*row))
+    for at, output in enumerate(phase.outputs):
+        values = [double(r[at]) for r in per_group]
+        frame.values[output.value] = values if outputs[at] else values[0]

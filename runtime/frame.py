@@ -1,0 +1,151 @@
+"""What one step runs on, and the values between its phases.
+
+A value is a list with one tensor per parameter of its domain (None where absent), a list with one
+number per group, or one tensor of the model. What is coarser than a tensor is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.program import Program
+
+LOW = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Frame:
+    """What one step runs on. `values` holds the values between phases by name."""
+
+    program: Program
+    tensors: list[Tensor]
+    members: dict[str, list[int]]
+    groups: list[int]
+    slots: dict[str, Any]
+    rows: Any
+    group_rows: list[tuple[Any, ...]]
+    loop: Any
+    batch: Any
+    call: int
+    seed: int
+    maximize: Sequence[bool] = ()
+    functional: bool = False
+    kernels: Any = None
+    values: dict[str, Any] = field(default_factory=dict)
+    wrapped: bool = False
+    inputs: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    depth: int = 0
+    touched: dict[str, list[int]] = field(default_factory=dict)
+    written: bool = False
+
+    def get(self, name: str) -> Any:
+        """A value by its name."""
+        if name.startswith("slot:"):
+            return self.column(name[5:])
+        if name.startswith("input:"):
+            return self.given(name[6:])
+        if name.startswith("host:"):
+            return self.scalar(name[5:])
+        return self.values[name]
+
+    def given(self, name: str) -> Any:
+        """An array that the loop supplies."""
+        if name not in self.inputs:
+            raise RuntimeError(f"the rule reads `{name}`: give it by optimizer.supply({name}=...)")
+        return self.inputs[name]
+
+    def scalar(self, name: str) -> Any:
+        """A scalar of the host as a value: of the model, of each group, or of each tensor."""
+        place, _, domain = name.partition("@")
+        at = int(place.rstrip("#"))
+        if domain:
+            return [double(self.rows[i][at]) for i in self.members[domain]]
+        values = [double(row[at]) for row in self.group_rows]
+        return values if place.endswith("#") else values[0]
+
+    def column(self, slot: str) -> Any:
+        """What a slot holds; of `PATH@DOMAIN` the tensors of that domain."""
+        if slot not in self.slots:
+            base, _, domain = slot.partition("@")
+            whole, places = self.slots[base], self.members[self.program.slots[base].domain]
+            at = {i: k for k, i in enumerate(places)}
+            self.slots[slot] = [whole[at[i]] for i in self.members[domain]]
+        return self.slots[slot]
+
+    def spec(self, slot: str) -> Any:
+        return self.program.slots[slot.partition("@")[0]]
+
+    def replace(self, slot: str, column: Any) -> None:
+        """Give a slot new tensors, in a functional step; a routed part also within the whole."""
+        self.slots[slot] = column
+        base, _, domain = slot.partition("@")
+        if domain:
+            whole = list(self.slots[base])
+            at = {i: k for k, i in enumerate(self.members[self.program.slots[base].domain])}
+            for i, value in zip(self.members[domain], column, strict=True):
+                whole[at[i]] = value
+            self.slots[base] = whole
+
+    def size(self, spec: Any) -> int:
+        """The number of places of an axis."""
+        return int(self.group_rows[0][spec[1]]) if isinstance(spec, tuple) else int(spec)
+
+
+def working(x: Tensor) -> Tensor:
+    """A tensor in the type in which it is computed with."""
+    return x.float() if x.dtype in LOW else x
+
+
+def truth(value: Any) -> bool:
+    return any(bool(v) for v in value) if isinstance(value, list) else bool(value)
+
+
+def number(x: Any) -> Any:
+    """A host scalar as torch takes it: a truth value must be a tensor."""
+    return torch.tensor(x) if isinstance(x, bool) else x
+
+
+def double(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.double() if x.is_floating_point() else x
+    return torch.tensor(x, dtype=torch.bool if isinstance(x, bool) else torch.float64)
+
+
+def stored(value: Any, old: Tensor) -> Tensor:
+    """A result in the type and shape that its slot keeps."""
+    value = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    return (
+        value.to(old.dtype).expand(old.shape).contiguous()
+        if value.shape != old.shape
+        else value.to(old.dtype)
+    )
+
+
+def write(slot: list[Tensor], values: list[Any]) -> list[Tensor]:
+    """Write a column in place; absent values write nothing."""
+    for old, value in zip(slot, values, strict=True):
+        if value is not None and value is not old:
+            old.copy_(value) if isinstance(value, Tensor) else old.fill_(value)
+    return slot
+
+
+def mark_took(frame: Frame, domain: str, absent: list[int]) -> None:
+    """A target's cells were written, all but those of the tensors at the places `absent`."""
+    members = frame.members[domain]
+    frame.touched[domain] = [members[k] for k in absent]
+
+
+def took_part(frame: Frame) -> list[bool] | None:
+    """Which tensors the step wrote; None where it wrote all."""
+    absent = {i for places in frame.touched.values() for i in places}
+    count = sum(len(frame.members[d]) for d in frame.touched)
+    if not absent and count >= len(frame.tensors):
+        return None
+    written = {i for d in frame.touched for i in frame.members[d]} - absent
+    return [i in written for i in range(len(frame.tensors))]
