@@ -2,12 +2,13 @@
 
 The lines of a check are the steps of one instance: what stands before `gives` is what the step
 gets, what stands behind is what it must give. `g` (or `d`) is the gradient, `w` the point, `loss =
-p -> ..` an objective; other lists are inputs, numbers are options.
+p -> ..` an objective; other lists are inputs, numbers are options. A list inside an expression is
+a constant with the cells of the point.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ def _run(
     tree: s.Primitive, check: s.Check, registry: Registry, draw: Draw | None, file: s.File
 ) -> list[Finding]:
     oracles: Any = _Given()
-    rule = _rule(tree, check.lines[0])
+    constants: dict[str, s.List] = {}
+    rule = _rule(tree, check.lines[0], constants)
     graph = check_rule(rule, file, registry)
     assert locals_of(file) is not None
     findings: list[Finding] = []
@@ -91,7 +93,8 @@ def _run(
         if point is not None:
             run.slots["w"] = [point]
         oracles.gradients = {k: array(v) for k, v in given.items() if isinstance(v, s.List)}
-        run.inputs.update({k: [array(v)] for k, v in given.items() if isinstance(v, s.List)})
+        lists = {k: v for k, v in given.items() if isinstance(v, s.List)} | constants
+        run.inputs.update({k: _supply(tree, k, array(v)) for k, v in lists.items()})
         try:
             metrics = run.step()
         except _Missing as missing:
@@ -139,10 +142,34 @@ def _shape(tree: s.Primitive, given: dict[str, s.Expr]) -> torch.Tensor:
     return lists[0] if lists else torch.zeros(1, dtype=torch.float64)
 
 
-def _rule(tree: s.Primitive, line: s.CheckLine) -> s.Rule:
-    """`metric result = NAME(...)` with what the check gives."""
-    given = {a.name: a.value for a in line.inputs}
-    body: list[s.Statement] = []
+def _supply(tree: s.Primitive, name: str, value: torch.Tensor) -> Any:
+    """A list as the loop would supply it: one tensor a target, or one for the model."""
+    type = next((i.type for i in tree.inputs if i.name == name), None)
+    return value if type is not None and type.reach in ("model", "group") else [value]
+
+
+def _without_lists(value: Any, found: dict[str, s.List]) -> Any:
+    """A syntax tree whose lists are names, and what these name."""
+    if isinstance(value, s.List):
+        name = f"constant{len(found)}"
+        found[name] = value
+        return s.Name(name, span=value.span)
+    if isinstance(value, tuple):
+        return tuple(_without_lists(v, found) for v in value)
+    if not isinstance(value, s.Syntax):
+        return value
+    inner = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+    return replace(value, **{k: _without_lists(v, found) for k, v in inner.items()})
+
+
+def _rule(tree: s.Primitive, line: s.CheckLine, constants: dict[str, s.List]) -> s.Rule:
+    """`metric result = NAME(...)` with what the check gives; `constants` gets its inner lists."""
+    given = {
+        a.name: a.value if isinstance(a.value, s.List) else _without_lists(a.value, constants)
+        for a in line.inputs
+    }
+    slots = [s.Slot(name, s.TypeExpr("element")) for name in constants]
+    body: list[s.Statement] = [s.Declare("input", (slot,)) for slot in slots]
     arguments: list[s.Argument] = []
     inputs = {i.name: i for i in tree.inputs}
     for name, item in inputs.items():

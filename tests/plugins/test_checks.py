@@ -36,6 +36,12 @@ def test_what_holds_is_silent() -> None:
     assert found(SAM, "w = [1.0], loss = p -> dot(p, p, over = model) gives [3.0]") == []
 
 
+def test_a_list_inside_an_expression_is_constant() -> None:
+    line = "w = [1.0, 2.0], loss = p -> dot([1, 10], p^2 - [0, 1], over = model)"
+    assert found(SAM, f"{line} gives [3.0, 50.0]") == []
+    assert "it is [3.0, 50.0]" in found(SAM, f"{line} gives [3.0, 5.0]")[0]
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
