@@ -251,3 +251,7 @@ def decompose(x: Tensor, how: str, part: int) -> Tensor:
 
 def lstsq(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.lstsq(a, b.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
+
+
+ALONE: tuple[Callable[..., Any], ...] = (top, quantile, lstsq)
+"""What takes one tensor at a time: torch.func.vmap cannot map it over a stack."""

@@ -50,8 +50,8 @@ class Compute:
     """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices,
     axes).
 
-    `space` is the domain whose tensors it runs over, or "" for the model. Where `strict`, a tensor
-    whose gradient is absent is passed over.
+    `space` is the domain whose tensors it runs over, or "" for the model; where `batched`, tensors
+    of one shape may be stacked.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Compute:
     inputs: list[Port]
     outputs: list[Output]
     module: fx.GraphModule | Printed
+    batched: bool = False
     in_place: set[str] = field(default_factory=set)
     sources: dict[tuple[str, ...], str] = field(default_factory=dict)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Compute
-from .frame import Frame, double, mark_took, number, stored, working, write
+from .batching import batches, together
+from .frame import Frame, double, mark_took, number, stored, working_type, write
 from .random import draw
 
 
@@ -26,29 +27,32 @@ def compute(phase: Compute, frame: Frame) -> None:
 
 
 def tensorwise(phase: Compute, frame: Frame, forward: Callable[..., Sequence[Any]]) -> None:
-    """Run a phase tensor by tensor; `forward` is its graph, or a compiled form of it."""
+    """Run a phase over its tensors, those of one shape at once where that pays.
+
+    `forward` is the graph of the phase, or a compiled form of it.
+    """
     columns = columns_of(phase, frame)
-    results: list[list[Any]] = [[] for _ in phase.outputs]
-    for k, i in enumerate(frame.members[phase.space]):
-        row = [c(k, i) for c in columns]
-        if any(x is None for x in row):
-            outcome: Sequence[Any] = [None] * len(phase.outputs)
-        else:
-            outcome = forward(*row)
-        for result, value in zip(results, outcome, strict=True):
-            result.append(value)
+    members = frame.members[phase.space]
+    rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]
+    present = [k for k, row in enumerate(rows) if not any(x is None for x in row)]
+    results: list[list[Any]] = [[None] * len(rows) for _ in phase.outputs]
+    for batch in batches(phase, frame, present):
+        values = together(phase, forward, [rows[k] for k in batch])
+        for result, parts in zip(results, values, strict=True):
+            for k, part in zip(batch, parts, strict=True):
+                result[k] = part
     for output, parts in zip(phase.outputs, results, strict=True):
         store(frame, phase, output, parts)
 
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:
-    """For each input a function (place in the domain, tensor) -> what the phase's graph gets."""
+    """For each input a function (place in the domain, tensor) -> its value; `ready` finishes it."""
     return [_PORT[p.how](frame, p) for p in phase.inputs]
 
 
 def _cell(frame: Frame, port: Any) -> Any:
     column = frame.get(port.source)
-    return lambda k, i: None if column[k] is None else working(column[k])
+    return lambda k, i: column[k]
 
 
 def _tensor(frame: Frame, port: Any) -> Any:
@@ -64,17 +68,25 @@ def _group(frame: Frame, port: Any) -> Any:
 def _whole(frame: Frame, port: Any) -> Any:
     value = frame.get(port.source)
     if isinstance(value, Tensor) and value.dim() and value.dtype == torch.float64:
-        return lambda k, i: value.to(working(frame.tensors[i]).dtype)
+        known: dict[torch.dtype, Tensor] = {}
+
+        def cast(k: int, i: int) -> Tensor:
+            dtype = working_type(frame.tensors[i])
+            if dtype not in known:
+                known[dtype] = value.to(dtype)
+            return known[dtype]
+
+        return cast
     return lambda k, i: value
 
 
 def _host(frame: Frame, port: Any) -> Any:
     at = int(port.source)
-    return lambda k, i: number(frame.rows[i][at])
+    return lambda k, i: frame.rows[i][at]
 
 
 def _like(frame: Frame, port: Any) -> Any:
-    return lambda k, i: working(frame.tensors[i])
+    return lambda k, i: frame.tensors[i]
 
 
 def _slice(frame: Frame, port: Any) -> Any:
@@ -86,7 +98,7 @@ def _slice(frame: Frame, port: Any) -> Any:
             offsets[0] = 0
         start, n = offsets[0], frame.tensors[i].numel()
         offsets[0] = start + n
-        return value[..., start : start + n].to(working(frame.tensors[i]).dtype)
+        return value[..., start : start + n].to(working_type(frame.tensors[i]))
 
     return part
 
@@ -101,7 +113,7 @@ def _draw(frame: Frame, port: Any) -> Any:
         start = offsets[k]
         offsets[k + 1] = start + t.numel()
         drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
-        return drawn.reshape(t.shape).to(t.device, working(t).dtype)
+        return drawn.reshape(t.shape).to(t.device, working_type(t))
 
     return numbers
 

@@ -102,6 +102,11 @@ def working(x: Tensor) -> Tensor:
     return x.float() if x.dtype in LOW else x
 
 
+def working_type(x: Tensor) -> torch.dtype:
+    """The type in which a tensor is computed with."""
+    return torch.float32 if x.dtype in LOW else x.dtype
+
+
 def truth(value: Any) -> bool:
     return any(bool(v) for v in value) if isinstance(value, list) else bool(value)
 
@@ -128,10 +133,20 @@ def stored(value: Any, old: Tensor) -> Tensor:
 
 
 def write(slot: list[Tensor], values: list[Any]) -> list[Tensor]:
-    """Write a column in place; absent values write nothing."""
+    """Write a column in place, in one call; absent values write nothing."""
+    olds, news = [], []
     for old, value in zip(slot, values, strict=True):
-        if value is not None and value is not old:
-            old.copy_(value) if isinstance(value, Tensor) else old.fill_(value)
+        if value is None or value is old:
+            continue
+        if not isinstance(value, Tensor):
+            old.fill_(value)
+        elif value.shape != old.shape:
+            old.copy_(value)
+        else:
+            olds.append(old)
+            news.append(value)
+    if olds:
+        torch._foreach_copy_(olds, news)
     return slot
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.program import Compute, Program
 from . import native
+from .batching import ready
 from .computing import columns_of
 from .frame import Frame, mark_took, working
 from .launch import Launch, Reduction
@@ -303,7 +304,10 @@ class Part:
         whole = self.whole
         k = self.picked[row]
         i = whole.members[k]
-        arguments = [c(k, i) for c in columns_of(whole.phase, frame)]
+        arguments = [
+            ready(p, c(k, i))
+            for p, c in zip(whole.phase.inputs, columns_of(whole.phase, frame), strict=True)
+        ]
         results = whole.phase.module.forward(*arguments)
         sums = iter(whole.reductions)
         for output, place, result in zip(whole.phase.outputs, whole.places, results, strict=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .. import cells
 from ..ir import Graph, Node, Region, captured, inputs_of
 from ..ops import OPS
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
@@ -291,6 +292,7 @@ class Lowering:
             inputs,
             outputs,
             module,
+            mode == "t" and all(x.target not in cells.ALONE for x in module.graph.nodes),
         )
 
     def _output(self, n: Node) -> Output:

@@ -1,0 +1,88 @@
+"""Matrix phases take the tensors of one shape together: stacked, the phase mapped over the stack.
+
+A small matrix costs its calls, not its arithmetic: a stack of hundreds takes as many as one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compiler.program import Compute
+from .frame import Frame, number, working
+
+STACKED = ("cell", "tensor", "slice", "draw")
+"""The inputs that each tensor of a stack has its own of; the others are one for all."""
+
+LARGEST = {"cpu": 1 << 14}
+"""Up to how many elements a tensor is stacked. On a CPU five steps of Newton-Schulz take, against
+the tensors one by one, 0.1 (32 x 32), 0.3 (64 x 64), 0.7 (128 x 128) and 1.0 (256 x 256) of the
+time, so larger ones would only be copied. Other devices are bound by launches for longer."""
+LARGEST_ELSEWHERE = 1 << 22
+STACK = 1 << 26
+"""The elements of a stack, so that the copy stays small against the model."""
+
+Row = Sequence[Any]
+
+
+def batches(phase: Compute, frame: Frame, places: Sequence[int]) -> list[list[int]]:
+    """Which places of the phase's domain run together: equal in shape, type, device and scalars."""
+    if not phase.batched or len(places) < 2:
+        return [[k] for k in places]
+    hosts = [int(p.source) for p in phase.inputs if p.how == "host"]
+    grouped = any(p.how == "group" for p in phase.inputs)
+    members = frame.members[phase.space]
+    alike: dict[Any, list[int]] = {}
+    result = []
+    for k in places:
+        i = members[k]
+        t = frame.tensors[i]
+        count = t.numel()
+        if not 0 < count <= LARGEST.get(t.device.type, LARGEST_ELSEWHERE):
+            result.append([k])
+            continue
+        scalars = tuple(frame.rows[i][at] for at in hosts) if hosts else ()
+        key = (t.shape, t.dtype, t.device, scalars, frame.groups[i] if grouped else 0)
+        batch = alike.get(key)
+        if batch is None or len(batch) * count >= STACK:
+            batch = alike[key] = []
+            result.append(batch)
+        batch.append(k)
+    return result
+
+
+def together(
+    phase: Compute, forward: Callable[..., Sequence[Any]], rows: Sequence[Row]
+) -> list[Sequence[Any]]:
+    """What the phase gives for each of some tensors: for each output, a value per tensor."""
+    ports = phase.inputs
+    if len(rows) == 1:
+        return [(x,) for x in forward(*map(ready, ports, rows[0]))]
+    own = [p.how in STACKED for p in ports]
+    stack = [
+        torch.stack([row[at] for row in rows]) if each else rows[0][at]
+        for at, each in enumerate(own)
+    ]
+    plain: dict[int, Any] = {}  # a number, or an input as it came: the same for every tensor
+
+    def mapped(*values: Any) -> tuple[Tensor, ...]:
+        outcome = forward(*values)
+        plain.update({at: x for at, x in enumerate(outcome) if not isinstance(x, Tensor)})
+        return tuple(x for x in outcome if isinstance(x, Tensor))
+
+    dims = tuple(0 if each else None for each in own)
+    whole = iter(torch.func.vmap(mapped, in_dims=dims)(*map(ready, ports, stack)))
+    return [
+        [plain[at]] * len(rows) if at in plain else next(whole).unbind()
+        for at in range(len(phase.outputs))
+    ]
+
+
+def ready(port: Any, value: Any) -> Any:
+    """An input as the phase's graph takes it."""
+    if port.how == "host":
+        return number(value)
+    return working(value) if port.how in ("cell", "like") else value
