@@ -279,6 +279,11 @@ for _name in ("rank", "argmin", "argmax", "sort", "cumsum", "flip", "roll"):
 def _filled(name: str, number: float) -> None:
     @builtin(name, "like axis?")
     def build(ctx: Context, scope: Scope, span: Span, like: Any, axis: Any = None) -> Node:
+        """A constant for each cell of `like` (and each place of `axis`), or for each place of an
+        axis alone.
+        """
+        if isinstance(like, AxisName):
+            like, axis = ctx.graph.const(number, span), like
         type = replace(as_node(ctx, like, span).type, logical=False)
         if isinstance(axis, AxisName):
             type = replace(type, axes=(*type.axes, axis.axis))
@@ -349,20 +354,21 @@ for _name in ("normal", "uniform", "rademacher"):
 
 @builtin("coin", "p")
 def coin(ctx: Context, scope: Scope, span: Span, p: Any) -> Node:
-    """True with probability p; drawn on the host, so that what it guards is not paid for when
-    false.
+    """True with probability p.
+
+    Drawn on the host, so that what it guards is not paid for when false; in a loop, on the device,
+    anew for each turn.
     """
     ctx.streams += 1
-    return ctx.graph.add(
-        "clock",
-        as_node(ctx, p, span),
-        *ctx.loops,
-        type=Type(logical=True),
-        known=1,
-        span=span,
-        which="coin",
-        stream=ctx.streams,
-    )
+    if ctx.loops:
+        drawn = ctx.graph.add(
+            "random", *ctx.loops, type=MODEL, span=span, how="uniform", stream=ctx.streams
+        )
+    else:
+        drawn = ctx.graph.add(
+            "clock", type=MODEL, known=1, span=span, which="coin", stream=ctx.streams
+        )
+    return ctx.map("lt", drawn, as_node(ctx, p, span), span=span)
 
 
 @builtin("named", rest=True)

@@ -139,8 +139,14 @@ def instance(
     given: Arguments,
     span: Span,
     alias: str = "",
+    step: bool = False,
 ) -> Instance:
-    """Bind the arguments of a call site."""
+    """Bind the arguments of a call site.
+
+    In a `step` what stands without a name is an option, since the environment supplies the inputs;
+    in an expression, `half(g)`, the inputs come first.
+    """
+    step = step or declaration.kind == "stepsize"
     named = dict(given.named)
     values = list(given.positional)
     spans = [given.spans.get(i, span) for i in range(len(values))]
@@ -151,7 +157,7 @@ def instance(
             continue
         if item.name in named:
             inputs[item.name] = named.pop(item.name)
-        elif not implicit and values:
+        elif values and not (implicit and step):
             inputs[item.name] = values.pop(0)
             spans.pop(0)
         elif not implicit:

@@ -142,11 +142,11 @@ def matrix(x: Tensor, axes: int, like: Tensor) -> Tensor:
 
 def back(x: Tensor, axes: int, like: Tensor) -> Tensor:
     """Cells of a matrix, or of a flat stretch, where they came from."""
-    return x.reshape(*x.shape[:axes], *like.shape)
+    return x.reshape((*x.shape[:axes], *like.shape))
 
 
 def flat(x: Tensor, axes: int) -> Tensor:
-    return x.reshape(*x.shape[:axes], -1)
+    return x.reshape((*x.shape[:axes], -1))
 
 
 def choose(x: Tensor, at: Any, dim: int, many: bool) -> Tensor:

@@ -14,10 +14,11 @@ from functools import cache
 
 from . import syntax as s
 from .ir import Node, inputs_of, postorder
+from .matrix_derivatives import REVERSE, extra, tangents
 from .ops import OPS
 from .scope import Context, Scope
 from .source import NOWHERE, Span
-from .types import MODEL, Axis, Type, finer, union
+from .types import MODEL, Axis, Type, finer, meet, union
 
 
 @cache
@@ -52,7 +53,10 @@ def depends(root: Node, x: Node) -> dict[Node, bool]:
 
 
 def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) -> Node:
-    """The transposed derivative of `result` by `x`, times `seed` (1 where `result` is a scalar)."""
+    """The transposed derivative of `result` by `x`, times `seed` (1 where `result` is a scalar).
+
+    Axes that only the seed has are mapped: one product for each of their places.
+    """
     if seed is None and (result.type.reach != "model" or result.type.axes):
         ctx.error(
             "E306",
@@ -62,6 +66,7 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
         )
     active = depends(result, x)
     adjoint: dict[Node, Node] = {result: seed or ctx.graph.const(1.0, span)}
+    mapped = extra(seed.type, result.type) if seed is not None else ()
     for node in reversed([n for n in active if active[n] and n is not x]):
         if node not in adjoint:
             continue
@@ -69,11 +74,13 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
         if rule is None:
             ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
         for source, part in rule(ctx, node, adjoint[node], active):
-            part = fit(ctx, part, source.type, span)
+            wanted = replace(source.type, axes=union(mapped, source.type.axes))
+            part = fit(ctx, part, wanted, span)
             adjoint[source] = (
                 ctx.map("add", adjoint[source], part, span=span) if source in adjoint else part
             )
-    return ctx.expand(adjoint.get(x, ctx.graph.const(0.0)), x.type, span)
+    found = adjoint.get(x, ctx.graph.const(0.0))
+    return ctx.expand(found, replace(x.type, axes=(*mapped, *x.type.axes)), span)
 
 
 def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
@@ -124,6 +131,9 @@ def _reduce_reverse(ctx: Context, node: Node, adjoint: Node, active: dict[Node, 
     source = node.inputs[0]
     if node["how"] == "sum":
         part = adjoint
+    elif node["how"] == "prod":
+        part = ctx.map("mul", adjoint, ctx.map("ratio", node, source, span=node.span),
+                       span=node.span)  # fmt: skip
     elif node["how"] in ("max", "min"):
         hit = ctx.map("eq", source, node, span=node.span)
         part = ctx.map("where", hit, adjoint, ctx.graph.const(0.0), span=node.span)
@@ -240,6 +250,7 @@ _REVERSE: dict[str, Callable[[Context, Node, Node, dict[Node, bool]], Parts]] = 
     "merge": _merge_reverse,
     "evaluate": _nothing,
     "oracle": _oracle_reverse,
+    **REVERSE,
 }
 
 
@@ -251,7 +262,9 @@ def forward(ctx: Context, result: Node, x: Node, tangent: Node, span: Span) -> N
         if not on or node is x or node.op == "evaluate":
             continue
         along[node] = _tangent(ctx, node, along, active, span)
-    return ctx.expand(along.get(result, ctx.graph.const(0.0)), result.type, span)
+    found = along.get(result, ctx.graph.const(0.0))
+    axes = (*extra(found.type, result.type), *result.type.axes)
+    return ctx.expand(found, replace(result.type, axes=axes), span)
 
 
 def _tangent(
@@ -275,7 +288,12 @@ def _tangent(
             along[i] if active[i] else ctx.expand(zero, replace(i.type, logical=False), span)
             for i in node.inputs
         ]
-        parts.append(ctx.graph.rebuild(node, tuple(inputs)))
+        more = extra(meet([i.type for i in inputs]), meet([i.type for i in node.inputs]))
+        type = replace(node.type, axes=(*more, *node.type.axes), logical=False)
+        attrs = dict(node.attrs)
+        parts.append(ctx.graph.add(node.op, *inputs, type=type, span=node.span, **attrs))
+    elif (found := tangents(ctx, node, along, active)) is not None:
+        parts += found
     else:
         ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
     for part in parts:

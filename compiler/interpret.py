@@ -337,10 +337,11 @@ class _Turn:
             if any(x is None for x in inputs):
                 result.append(None)
                 continue
-            like = None if node.type.reach == "group" else self._like(i)
+            group = node.type.reach == "group"
+            like, sizes = (None, self._size) if group else (self._like(i), self._sizes(i))
             if node.op == "back" and node.inputs[0].type.reach == "model":
                 inputs = [self._slice(node, k, inputs[0])]
-            result.append(torch_ops.apply(node, inputs, like, self._size))
+            result.append(torch_ops.apply(node, inputs, like, sizes))
         return result
 
     def _slice(self, node: Node, k: int, flat: torch.Tensor) -> torch.Tensor:
@@ -351,7 +352,7 @@ class _Turn:
     def _cells_of(self, node: Node, value: Cells, type: Any) -> list[Any]:
         members = self.run.members[type.domain]
         return [
-            None if v is None else torch_ops.apply(node, [v], self._like(i), self._size)
+            None if v is None else torch_ops.apply(node, [v], self._like(i), self._sizes(i))
             for i, v in zip(members, value, strict=True)
         ]
 
@@ -369,7 +370,7 @@ class _Turn:
             inputs = [self._at(x, k, i, "tensor") for x in node.inputs]
             absent = any(x is None for x in inputs)
             parts.append(
-                None if absent else torch_ops.apply(node, inputs, self._like(i), self._size)
+                None if absent else torch_ops.apply(node, inputs, self._like(i), self._sizes(i))
             )
         if over == "tensor":
             return parts
@@ -394,6 +395,13 @@ class _Turn:
             full = torch.full(shape, empty, dtype=torch.float64)
             return full.bool() if node.type.logical else full
         return cells.combine(node.get("how", "sum"), present)
+
+    def _sizes(self, i: int) -> Callable[[Axis], int]:
+        """The numbers of places of axes, as tensor i has them."""
+        shape = self.run.shapes[i]
+        rows = shape[0] if shape else 1
+        own = {"rows": rows, "cols": shape.numel() // max(1, rows)}
+        return lambda axis: own[axis.name] if axis.name in own else self._size(axis)
 
     def _size(self, axis: Axis) -> int:
         """How many places an axis has: constant, computed, or read off a value that has it."""
@@ -454,9 +462,8 @@ class _Turn:
                 for i in self.run.members[node.type.domain]
             ]
         if which == "coin":
-            p = float(self.memo[node.inputs[0]])
             assert self.run.draw is not None
-            return self.run.draw("uniform", node["stream"], self.run.call, 1)[0] < p
+            return self.run.draw("uniform", node["stream"], self.run.call, 1)[0]
         return torch.tensor(
             float(self.run.call if which == "call" else self.run.steps), dtype=torch.float64
         )

@@ -15,7 +15,7 @@ from .differentiate import forward, reverse
 from .ir import Node
 from .scope import Arguments, Context, Function, Scope, as_node
 from .source import Span
-from .types import DATA, EVALUATION, MODEL, Axis, Type, union
+from .types import DATA, EVALUATION, Axis, Type, union
 
 PARTS = {
     "outputs": Type("model", (Axis("examples"), Axis("classes"))),
@@ -184,9 +184,7 @@ def hvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
 
     def build(x: Node) -> Node:
         g = reverse(ctx, _apply(ctx, function, x, span), None, x, span)
-        product = ctx.map("mul", g, vector, span=span)
-        total = ctx.graph.add("reduce", product, type=MODEL, span=span, how="sum", over="model")
-        return reverse(ctx, total, None, x, span)
+        return reverse(ctx, g, vector, x, span)
 
     return at_point(ctx, point, span, build)
 

@@ -8,7 +8,7 @@ from typing import Any
 from . import syntax as s
 from .expressions import node
 from .ir import Domain, Node, Region, substitute
-from .scope import POISON, Context, Scope, SlotRef, constant
+from .scope import POISON, Context, Scope, SlotRef, agreed, constant
 from .source import Span
 from .types import MODEL, Type, coarser_or_equal, union
 
@@ -53,7 +53,7 @@ def branch(
     yes, ctx.flow = ctx.flow, dict(start)
     no_names = _side(ctx, scope, opposite, orelse, block)
     no = ctx.flow
-    ctx.flow = {}
+    joined: dict[str, Node] = {}
     for key in {**yes, **no}:
         # a slot declared in one branch only keeps its version; it is not written in the other
         a, b = yes.get(key), no.get(key)
@@ -61,7 +61,8 @@ def branch(
             continue
         a = a if a is not None else ctx.graph.add("read", type=b.type, known=2, slot=key)  # type: ignore[union-attr]
         b = b if b is not None else ctx.graph.add("read", type=a.type, known=2, slot=key)
-        ctx.flow[key] = ctx.where(condition, a, b, span)
+        joined[key] = a if a is b else _joined(ctx, key, condition, a, b, span)
+    ctx.flow = joined
     for name in yes_names.keys() & no_names.keys():
         pair = yes_names[name], no_names[name]
         if all(isinstance(x, Node) for x in pair):
@@ -69,6 +70,23 @@ def branch(
     for name, value in {**yes_names, **no_names}.items():
         if isinstance(value, SlotRef) or value is POISON:
             scope.names.setdefault(name, value)
+
+
+def _joined(ctx: Context, key: str, condition: Node, a: Node, b: Node, span: Span) -> Node:
+    """The version of a slot behind an `if`; a `var` takes the finer type, a state keeps its own."""
+    slot = ctx.graph.slots.get(ctx.slot_of.get(key, ""))
+    if slot is not None and not ctx.fits(condition.type, slot.type):
+        if condition.type.reach != "group" or condition.type.axes:
+            ctx.error(
+                "E304",
+                f"a condition of type {condition.type} cannot guard `{slot.path}`, a slot of type "
+                f"{slot.type}",
+                condition.span,
+                f"declare it with `: {condition.type}`, or reduce the condition: "
+                "`any(.., over = model)`",
+            )
+        condition = agreed(ctx, condition, span)
+    return ctx.where(condition, a, b, span)
 
 
 def _side(

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from . import syntax as s
 from .ir import Graph, Node, Slot
+from .ops import OPS
 from .primitive import Declaration, Registry
 from .source import Diagnostic, Span, nearest
 from .types import Axis, Type, TypeClash, coarser_or_equal, finer, meet
@@ -163,8 +164,6 @@ class Context:
 
     def map(self, op: str, *inputs: Node, span: Span) -> Node:
         """An element-wise operation; the type is where its operands meet."""
-        from .ops import OPS
-
         inputs = self.narrowed(inputs)
         try:
             type = meet([i.type for i in inputs])
@@ -296,6 +295,24 @@ def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
     ctx.error("E302", f"{what} must be a value, and it is {found}", span)
 
 
+def agreed(ctx: Context, value: Node, span: Span) -> Node:
+    """A value of the groups as one of the model: the host checks that the groups agree."""
+    if value.type.reach != "group":
+        return value
+    if value.op == "option":
+        attrs = {k: v for k, v in value.attrs if k != "agree"}
+        type = Type("model", logical=value.type.logical)
+        return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
+    if value.op in OPS:
+        return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
+    ctx.error(
+        "E304",
+        "a value of each group does not fit a slot of the model",
+        span,
+        "reduce it `over = model`",
+    )
+
+
 def constant(node: Any) -> float | int | bool | None:
     """The number that a node is known to be while compiling, or None."""
     from .scalars import HOST
@@ -322,6 +339,7 @@ __all__ = [
     "Scope",
     "SlotRef",
     "Stop",
+    "agreed",
     "as_node",
     "constant",
     "finer",

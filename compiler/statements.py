@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from . import syntax as s
 from .calls import ENVIRONMENT, current, direction_key, field_of, instance, run, supplied
 from .expressions import evaluate, node, str_axis
 from .ir import Ending, Node, postorder
-from .ops import OPS
 from .oracles import named_oracle, objective
 from .primitive import Declaration, from_syntax
 from .regions import every, for_chain, if_statement, repeat
-from .scope import POISON, Arguments, Context, Function, Members, Scope, SlotRef, Stop, as_node
+from .scope import (
+    POISON,
+    Arguments,
+    Context,
+    Function,
+    Members,
+    Scope,
+    SlotRef,
+    Stop,
+    agreed,
+    as_node,
+)
 from .source import Span, nearest
 from .types import DATA, MODEL, REACHES, Axis, Type
 
@@ -156,24 +167,6 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     ctx.writes += key in ctx.slot_of
 
 
-def agreed(ctx: Context, value: Node, span: Span) -> Node:
-    """A value of the groups as one of the model: the host checks that the groups agree."""
-    if value.type.reach != "group":
-        return value
-    if value.op == "option":
-        attrs = {k: v for k, v in value.attrs if k != "agree"}
-        type = Type("model", logical=value.type.logical)
-        return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
-    if value.op in OPS:
-        return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
-    ctx.error(
-        "E304",
-        "a value of each group does not fit a slot of the model",
-        span,
-        "reduce it `over = model`",
-    )
-
-
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:
     axes = old.type.axes
     chosen = [
@@ -184,9 +177,22 @@ def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Nod
     if len(chosen) != 1:
         ctx.error("E303", "exactly one axis is chosen when a slice is written", place.span)
     at = node(ctx, scope, chosen[0][1], "an index")
+    value = _into_slice(ctx, old.type, chosen[0][0], value, place.span)
     return ctx.graph.add(
         "set_index", old, at, value, type=old.type, span=place.span, axis=chosen[0][0]
     )
+
+
+def _into_slice(ctx: Context, whole: Type, chosen: str, value: Node, span: Span) -> Node:
+    """A value with the axes of the slice that it is written to: `K[i, :] <- r` needs no prime."""
+    left = replace(whole, axes=tuple(a for a in whole.axes if str_axis(a) != chosen))
+    have = [a.name for a in value.type.axes]
+    if not ctx.fits(value.type, left) and have == [a.name for a in left.axes]:
+        type = replace(value.type, axes=left.axes)
+        value = ctx.graph.add("rename", value, type=type, span=span)
+    if not ctx.fits(value.type, left):
+        ctx.error("E304", f"a value of type {value.type} does not fit a slice of type {left}", span)
+    return value
 
 
 # Declarations ---------------------------------------------------------------------------------
@@ -331,7 +337,7 @@ def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
         _guarded(ctx, scope.target, moved, when, span)
         return
     declaration, given = _declaration(ctx, scope, statement)
-    made = instance(ctx, scope, declaration, given, statement.span, statement.alias)
+    made = instance(ctx, scope, declaration, given, statement.span, statement.alias, step=True)
     if broken:
         raise Stop
     asked = {supplied(i, declaration.kind) for i in declaration.inputs} - {""}

@@ -12,7 +12,7 @@ from torch import fx
 from .. import cells, torch_ops
 from ..ir import Node
 from ..program import Port
-from ..types import HOST, Axis, Type
+from ..types import Axis
 
 LIKE = object()
 
@@ -150,7 +150,7 @@ class Builder:
                 ("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host"
             )
         if axis.name == "all":
-            total = self.low.graph.add("meta", type=Type("group"), known=HOST, what="total")
+            total = self.low.total()
             return self._holder(("host", total), "total", str(self.low.host(total)), "host")
         if axis.name == "rows":
             return self.graph.call_function(cells.rows, (self._like(),))

@@ -16,7 +16,7 @@ from .. import cells
 from ..ir import Graph, Node, Region, captured, inputs_of
 from ..ops import OPS
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
-from ..types import HOST, Axis
+from ..types import HOST, Axis, Type
 from .build import Builder
 from .need import needs
 
@@ -335,7 +335,11 @@ class Lowering:
         """A constant size, or the place of the host's scalar that says it."""
         if isinstance(axis.size, Node):
             return ("host", self.host(axis.size))
-        return axis.size
+        return ("host", self.host(self.total())) if axis.name == "all" else axis.size
+
+    def total(self) -> Node:
+        """How many cells the model has: the places of the axis `all`."""
+        return self.graph.add("meta", type=Type("group"), known=HOST, what="total")
 
     def host(self, n: Node) -> int:
         """The place of a host scalar in the row."""

@@ -32,6 +32,21 @@ WRONG = {
         5,
         "element",
     ),
+    "guarded by cells": (
+        "    state n: model = 0\n    if grad(w) > 1:\n        n <- n + 1\n    step n\n",
+        "E304",
+        3,
+        8,
+        "any(.., over = model)",
+    ),
+    "wrong slice": (
+        "    state C: element[window(4)] = 0, K: model[window, window'] = 0\n"
+        "    K[0, :] <- grad(w)\n    step lr\n",
+        "E304",
+        3,
+        5,
+        "",
+    ),
     "no slot": ("    x = 1\n    x <- 2\n    step lr\n", "E212", 3, 5, "state x"),
     "bound twice": ("    x = 1\n    x = 2\n    step lr\n", "E213", 3, 5, "once"),
     "out of the tuple": ("    step betas[2]\n", "E303", 2, 10, "0 to 1"),

@@ -61,6 +61,29 @@ REDUCED = {
     "the loss behind a norm": "loss(p + 0.1 * p / norm(p, over = model))",
     "the norm of the gradient": "norm(grad(p), over = model)",
 }
+S = "(M @ transpose(M) + 2 * eye(rows))"
+"""Positive definite, of each tensor; M is the tensor as a matrix."""
+
+MATRICES = {
+    "a matrix and back": "sum(back(3 * matrix(p))^2 * p, over = model)",
+    "its own transpose": "sum(trace(M @ transpose(M)) * sum(p, over = tensor), over = model)",
+    "a square product": f"sum(trace({S} @ {S}), over = model)",
+    "the transpose of a square": f"sum(trace(transpose({S}) @ (M @ transpose(M))), over = model)",
+    "a vector": "sum(sum((M @ sum(M, over = rows))^2, over = rows), over = model)",
+    "a square times a vector": f"sum(norm({S} @ sum(M, over = cols), over = rows), over = model)",
+    "an inverse": f"sum(trace(inverse({S}) @ M @ transpose(M)), over = model)",
+    "a solution": f"sum(sum(solve({S}, M)^2, over = (rows, cols)), over = model)",
+    "a solved vector": f"sum(norm(solve({S}, sum(M, over = cols)), over = rows), over = model)",
+    "eigenvalues": f"sum(sum(ln(eigh({S})[0]), over = rows), over = model)",
+    "singular values": "sum(sum(svd(M)[1]^3, over = singular), over = model)",
+    "a dot of flats": "sum(flip(flat(p)) * cumsum(flat(p)^2), over = all)",
+    "a place of an axis": "flat(p)[3]^2 * sum(p, over = model)",
+    "a place of a matrix": "sum(M[0, :] * M[0, :], over = cols) * p",
+    "a product of cells": "product(1 + 0.1 * flat(p), over = all)",
+    "a Gramian": "trace(G(p) @ G(p))",
+}
+"""Over p, M = matrix(p) and G(p), the Gramian of three multiples of p."""
+
 THIRD = {"the norm of the gradient", "the loss at its own gradient"}
 """Their curvature asks for a third derivative of the loss, which no loop offers."""
 
@@ -162,6 +185,51 @@ metric back = dot(grad(f, w), v, over = model)
 w <- w + 1"""
     run = ran(body.format(form=REDUCED[name]), leaves())
     assert abs(float((run.metrics["along"] - run.metrics["back"]).detach())) < 1e-10
+
+
+def of_matrices(name: str) -> str:
+    form = (
+        MATRICES[name].replace("M", "matrix(p)").replace("dot(J(p), J(p)', over = model)", "G(p)")
+    )
+    return f"sum({form}, over = model)" if name == "a place of a matrix" else form
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_views_and_matrices(name: str) -> None:
+    form = of_matrices(name)
+    body = f"""q = grid(probes, 1, 2, 3)
+G = p -> dot(q * p, q' * p, over = model)
+f = p -> {form}
+v = cos(3 * w)
+metric f = f(w)
+metric along = jvp(f, w, v)
+metric back = dot(grad(f, w), v, over = model)
+w <- grad(f, w)"""
+    forward = not any(x in name for x in ("inverse", "values", "product of cells"))
+    if not forward:
+        body = "\n".join(line for line in body.splitlines() if "along" not in line)
+    tensors = leaves()
+    run = ran(body, tensors)
+    wanted = torch.autograd.grad(run.metrics["f"], tensors.values, materialize_grads=True)
+    size = max(1.0, max(float(g.abs().max()) for g in wanted))
+    assert largest_gap([x.detach() for x in run.tensors()], list(wanted)) < 1e-10 * size
+    if forward:
+        gap = abs(float((run.metrics["along"] - run.metrics["back"]).detach()))
+        assert gap < 1e-10 * size
+
+
+def test_a_vector_with_an_axis_is_mapped() -> None:
+    """Products with curvature and both directions of a Jacobian, one for each probe."""
+    body = """f = p -> sum(p^4, over = model) + dot(p, sin(p), over = model)^2
+v = cos(grid(probes, 1, 2, 3) * w)
+h = hvp(f, w, v)
+metric all = sum(jvp(f, w, v)^2, over = probes)
+metric one = jvp(f, w, v[0])^2 + jvp(f, w, v[1])^2 + jvp(f, w, v[2])^2
+metric gap = norm(h[1] - hvp(f, w, v[1]), over = model) + norm(h[0] - hvp(f, w, v[0]), over = model)
+w <- w + 1"""
+    run = ran(body, leaves())
+    assert abs(float((run.metrics["all"] - run.metrics["one"]).detach())) < 1e-10
+    assert float(run.metrics["gap"].detach()) < 1e-10
 
 
 def test_an_objective_with_an_axis_goes_both_ways() -> None:

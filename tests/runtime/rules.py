@@ -155,6 +155,58 @@ rule remember(lr: nonnegative = 0.1):
     w <- w - lr * g + 0.5 * moved
 """
 
+COIN = """
+rule coin_flips(lr: nonnegative = 0.1, p = 0.3):
+    state heads: model = 0
+    if coin(p):
+        heads <- heads + 1
+        w <- w - lr * grad(w)
+    repeat 3:
+        if coin(p):
+            heads <- heads + 1
+    metric heads = heads
+"""
+
+GUARDED = """
+rule guarded_by_an_option(lr: nonnegative = 0.1):
+    state n: model = 0
+    if lr > 0.05:
+        n <- n + 1
+    w <- w - lr * n * grad(w)
+"""
+
+SLICES = """
+rule slices(lr: nonnegative = 0.1, m = 4):
+    state C: element[window(4)] = 0, K: model[window, window'] = 0
+    i = steps % m
+    C[i] <- grad(w)
+    r = dot(C, grad(w), over = model)
+    K[i, :] <- r
+    K[:, i] <- r
+    z = solve(K + eye(window), ones(window))
+    w <- w - lr * sum(z * C, over = window)
+"""
+
+NOISE = """
+rule flat_noise(lr: nonnegative = 0.1):
+    w <- w - lr * back(normal(flat(w)))
+"""
+
+CALLED = """
+precondition half(g; a: positive = 0.5):
+    return a * g
+
+rule called(lr: nonnegative = 0.1):
+    w <- w - lr * half(3 * grad(w))
+"""
+
+PROBED = """
+rule probed(lr: nonnegative = 0.1):
+    f = p -> sum(p^4, over = model)
+    z = rademacher(w, probes(3))
+    w <- w - lr * mean(z * hvp(f, w, z), over = probes)
+"""
+
 RULES = {
     "adamw": ADAMW,
     "momentum": MOMENTUM,
@@ -171,4 +223,10 @@ RULES = {
     "retry": RETRY,
     "remember": REMEMBER,
     "population": SNES,
+    "coin": COIN,
+    "guarded_by_an_option": GUARDED,
+    "slices": SLICES,
+    "flat_noise": NOISE,
+    "called": CALLED,
+    "probed": PROBED,
 }
