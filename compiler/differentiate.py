@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from . import syntax as s
 from .ir import Node, inputs_of, postorder
@@ -290,7 +291,7 @@ def _tangent(
         ]
         more = extra(meet([i.type for i in inputs]), meet([i.type for i in node.inputs]))
         type = replace(node.type, axes=(*more, *node.type.axes), logical=False)
-        attrs = dict(node.attrs)
+        attrs: dict[str, Any] = dict(node.attrs)
         parts.append(ctx.graph.add(node.op, *inputs, type=type, span=node.span, **attrs))
     elif (found := tangents(ctx, node, along, active)) is not None:
         parts += found

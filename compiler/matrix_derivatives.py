@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from .ir import Node
 from .scope import Context
@@ -34,7 +35,7 @@ def again(ctx: Context, node: Node, value: Node, type: Type | None = None) -> No
     """The same view of another value, which may have more axes."""
     type = type or node.type
     more = extra(value.type, node.inputs[0].type)
-    attrs = dict(node.attrs)
+    attrs: dict[str, Any] = dict(node.attrs)
     type = replace(type, axes=(*more, *type.axes), logical=False)
     return ctx.graph.add(node.op, value, *node.inputs[1:], type=type, span=node.span, **attrs)
 
@@ -267,7 +268,8 @@ def _bilinear(ctx: Context, node: Node, a: Node, b: Node) -> Node:
     a, b = full(ctx, a, left.type, span), full(ctx, b, right.type, span)
     more = tuple(dict.fromkeys((*extra(a.type, left.type), *extra(b.type, right.type))))
     type = replace(node.type, axes=(*more, *node.type.axes))
-    return ctx.graph.add(node.op, a, b, type=type, span=span, **dict(node.attrs))
+    attrs: dict[str, Any] = dict(node.attrs)
+    return ctx.graph.add(node.op, a, b, type=type, span=span, **attrs)
 
 
 def _solve_tangent(
