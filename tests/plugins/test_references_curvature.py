@@ -1,0 +1,119 @@
+"""Curvature: the numbers of the papers' cards, exact Hessians, and other people's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import optc
+
+EXACT = torch.float64
+
+
+def matrix(*rows: tuple[float, ...]) -> Tensor:
+    return torch.tensor(rows, dtype=EXACT)
+
+
+def vector(*cells: float) -> Tensor:
+    return torch.tensor(cells, dtype=EXACT)
+
+
+def trained(
+    text: str,
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int = 1,
+    lr: float = 1.0,
+    **states: Tensor,
+) -> tuple[Tensor, Any]:
+    """Where a rule of these lines leads a point, and the states it then has."""
+    rule = optc.loads(f"rule tried(lr = 1.0):\n    {text}\n    step lr\n")
+    w = torch.nn.Parameter(start.clone())
+    opt = rule([w], lr=lr)
+    opt.bind(objective=lambda: loss(w))
+    if states:  # they are there after a first step
+        opt.step()
+        w.data.copy_(start)
+        for name, value in states.items():
+            next(v for k, v in opt.state[w].items() if k.endswith(f".{name}")).copy_(value)
+    for _ in range(steps):
+        opt.step()
+    return w.detach(), {k.rpartition(".")[2]: v for k, v in opt.state[w].items()}
+
+
+def quadratic(H: Tensor, b: float | Tensor = 0.0) -> Callable[[Tensor], Tensor]:
+    return lambda w: w.flatten() @ H @ w.flatten() / 2 - (b * w).sum()
+
+
+def near(found: Tensor, *numbers: float, bound: float = 1e-7) -> None:
+    torch.testing.assert_close(found.flatten(), vector(*numbers), rtol=bound, atol=bound)
+
+
+X_SHAPED = matrix((4, 0, 0, 1), (0, 2, 0.5, 0), (0, 0.5, 1, 0), (1, 0, 0, 3))
+AT_CARD = "precondition psgd_xmat(scale = 1.0, probe = x -> x)"
+LOW_RANK = "precondition psgd_lra(size = 1, scale = 1.0, probe = x -> x"
+EXACTLY = "scale = 1.0, damping = 0.0, relative = 0.0, probe = x -> x"
+
+
+def test_psgd_xmat_is_its_card() -> None:
+    start = vector(1, -1, 0.5, 2)
+    w, state = trained(AT_CARD, quadratic(X_SHAPED), start)
+    near(state["a"], 0.93396226, 0.99610849, 1.00047170, 0.91509434)
+    near(state["b"], -0.07547170, -0.00094340, -0.00094340, -0.07547170)
+
+
+def test_psgd_xmat_finds_the_inverse_that_it_can_express() -> None:
+    line = "precondition psgd_xmat()"
+    _, state = trained(line, quadratic(X_SHAPED), vector(1, -1, 0.5, 2), 300, lr=0.0)
+    Q = torch.diag(state["a"]) + torch.diag(state["b"]).flip(1)
+    torch.testing.assert_close(Q.T @ Q @ X_SHAPED, torch.eye(4, dtype=EXACT), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("share", "name", "numbers"),
+    [
+        (1.0, "U", (-0.02609687, 0.23181925, -0.30365282)),
+        (0.0, "V", (0.42607954, -0.01975103, 0.32991029)),
+    ],
+)
+def test_psgd_lra_is_its_card(share: float, name: str, numbers: tuple[float, ...]) -> None:
+    H = torch.diag(vector(2, 1, 6))
+    U, V = matrix((0.1, 0.2, -0.1)), matrix((0.3, 0, 0.1))
+    line = f"{LOW_RANK}, share = {share})"
+    _, state = trained(line, quadratic(H), vector(1, -1, 0.5), s=vector(1, 1, 1), U=U, V=V)
+    near(state["s"], 0.96614327, 1.00281588, 0.90616778)
+    near(state[name], *numbers)
+
+
+def test_psgd_dense_is_its_card() -> None:
+    H = torch.diag(vector(1, 4, 9))
+    _, state = trained(f"precondition psgd_dense({EXACTLY})", quadratic(H), vector(1, 1, 1))
+    near(state["Q"], 1, -0.00297030, -0.00792079, 0, 0.98514851, -0.03465347, 0, 0, 0.92079208)
+
+
+def test_psgd_dense_finds_the_inverse() -> None:
+    H = matrix((2, 0.5), (0.5, 1))
+    line = "precondition psgd_dense(damping = 0.0, relative = 0.0)"
+    _, state = trained(line, quadratic(H), vector(1, 1), 300, lr=0.0)
+    torch.testing.assert_close(state["Q"].T @ state["Q"], H.inverse(), rtol=0, atol=1e-4)
+
+
+def test_psgd_kron_is_its_card() -> None:
+    H = matrix((1, 2, 3, 0), (2, 0, 0, 0), (3, 0, 0, 0), (0, 0, 0, 4))
+    start = torch.eye(2, dtype=EXACT)
+    _, state = trained(f"precondition psgd_kron({EXACTLY})", quadratic(H), start)
+    near(state["Q1"], 0.9870, -0.0356, 0, 0.9222, bound=1e-4)
+    near(state["Q2"], 0.9708, -0.0454, 0, 0.9384, bound=1e-4)
+
+
+def test_psgd_kron_finds_the_inverse_of_a_product() -> None:
+    one, two = matrix((2, 0.5), (0.5, 1)), matrix((3, 1), (1, 2))
+    line = "precondition psgd_kron(damping = 0.0, relative = 0.0)"
+    H = torch.kron(one, two)
+    _, state = trained(line, quadratic(H), torch.ones(2, 2, dtype=EXACT), 300, lr=0.0)
+    Q = torch.kron(state["Q1"], state["Q2"])
+    torch.testing.assert_close(Q.T @ Q, H.inverse(), rtol=0, atol=5e-3)
