@@ -15,6 +15,7 @@ _HOMES = {
     "load": "api",
     "loads": "api",
     "functional": "api",
+    "simulate": "runtime.workers",
     "compile": "api",
     "parameters": "api",
     "Optimizer": "runtime.optimizer",

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import syntax as s
 from .bounds import BOUNDS, complaint
-from .ir import Domain, Graph, OptionInfo, Slot
+from .ir import Domain, Graph, OptionInfo, Slot, body_nodes
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
 from .scope import POISON, Context, Function, Scope, SlotRef, Stop, constant
@@ -224,6 +224,7 @@ def _finish(ctx: Context) -> None:
             graph.writes[slot] = value
     graph.always = frozenset(ctx.always)
     _eval_slots(ctx)
+    _lone_loops(ctx)
     if not graph.writes and not ctx.diagnostics:
         ctx.diagnostics.append(
             Diagnostic(
@@ -233,6 +234,22 @@ def _finish(ctx: Context) -> None:
                 "end the rule with `step lr`, or write `w <- ...`",
             )
         )
+
+
+def _lone_loops(ctx: Context) -> None:
+    """Workers that turn a loop differently often would wait for one another."""
+    for node in list(ctx.graph.nodes.values()):
+        if node.op == "loop" and node["body"].until is not None:
+            mixed = next((n for n in body_nodes(node["body"]) if n.kind == "comm"), None)
+            if mixed is not None:
+                ctx.diagnostics.append(
+                    Diagnostic(
+                        "E317",
+                        "workers cannot mix in a loop that each of them leaves by itself",
+                        mixed.span,
+                        "give the loop a count, without `until`",
+                    )
+                )
 
 
 def _eval_slots(ctx: Context) -> None:

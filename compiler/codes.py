@@ -90,6 +90,14 @@ CODES: dict[str, tuple[str, str]] = {
         "Parameters are routed by what the host knows of them.",
         "for params where norm(w, over = tensor) > 1:",
     ),
+    "E316": (
+        "Mixing weights are a network, or a square matrix whose rows and columns sum to 1.",
+        "mix(w, ((0.5, 0.5), (0.9, 0.1)))",
+    ),
+    "E317": (
+        "Workers cannot mix inside a loop that each of them leaves when it is done.",
+        "repeat 3 until norm(w, over = model) < 1: w <- mix(w, W)",
+    ),
     "E401": ("The rule expands to too many statements.", "repeat 32: repeat 32: repeat 32:"),
     "E501": (
         "Two plugins contribute a primitive of one kind and name.",

@@ -101,6 +101,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         print_kernel=print_phase,
         rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
+        workers=graph.workers,
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
     )

@@ -16,6 +16,7 @@ from .scope import (
     Context,
     Function,
     Members,
+    Mixing,
     Scope,
     SlotRef,
     Stop,
@@ -89,8 +90,10 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
         return graph.add("meta", type=Type("tensor", (), domain), known=1, what=name)
     if name in CONSTANTS:
         return graph.const(CONSTANTS[name], expr.span)
-    if name in REACHES:
+    if name in REACHES or name == "workers" and graph.workers:
         return AxisName(Axis(name))
+    if name in ("complete", "star"):
+        return Mixing((name,))
     if name == "batch":
         return ctx.batch if ctx.batch is not None else graph.add("batch", type=DATA, known=1)
     if name in ctx.externs:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from . import cells, scalars, torch_ops
-from .ir import Graph, Node, Region, body_nodes, inputs_of
+from . import cells, scalars, torch_ops, workers
+from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder
 from .types import Axis
 
 Cells = Any
@@ -86,6 +86,8 @@ class Interpreter:
     ):
         self.graph, self.oracles, self.draw, self.inputs = graph, oracles, draw, dict(inputs or {})
         self.maximize = maximize
+        self.worker: Any = None
+        self.coins = draw
         self.names = list(tensors.names)
         self.groups = list(tensors.groups) or [0] * len(self.names)
         self.modules = list(tensors.modules) or [""] * len(self.names)
@@ -119,6 +121,9 @@ class Interpreter:
         """Run the rule once. Returns the metrics."""
         turn = _Turn(self, batch)
         graph = self.graph
+        if graph.workers:
+            turn.meet([slot.init for s, slot in graph.slots.items() if s not in self.slots])
+            turn.meet(graph.roots())
         outcome = self._outcome(turn)
         for ending in graph.outcomes:
             if ending.kind == "snapshot" and bool(turn.value(ending.when)):
@@ -259,6 +264,13 @@ class _Turn:
     def _lazy(node: Node) -> bool:
         condition = node.inputs[0].type if node.op == "where" else None
         return condition is not None and condition.reach == "model" and not condition.axes
+
+    def meet(self, roots: Sequence[Node | None]) -> None:
+        """Compute all that workers exchange, in the same order at each of them."""
+        for node in list(postorder([r for r in roots if r is not None])):
+            body = body_nodes(node["body"]) if node.op == "loop" else [node]
+            if any(n.kind == "comm" for n in body):
+                self.value(node)
 
     def initial(self, slot: str) -> Cells:
         """A slot's first version: its declared beginning."""
@@ -462,8 +474,8 @@ class _Turn:
                 for i in self.run.members[node.type.domain]
             ]
         if which == "coin":
-            assert self.run.draw is not None
-            return self.run.draw("uniform", node["stream"], self.run.call, 1)[0]
+            assert self.run.coins is not None
+            return self.run.coins("uniform", node["stream"], self.run.call, 1)[0]
         return torch.tensor(
             float(self.run.call if which == "call" else self.run.steps), dtype=torch.float64
         )
@@ -525,6 +537,9 @@ class _Turn:
                 self.memo.pop(n, None)
             self.memo.update(zip(region.parameters, carried, strict=True))
             self.memo[region.index] = torch.tensor(float(turn), dtype=torch.float64)
+            for n in inside:
+                if n.kind == "comm":
+                    self.value(n)
             frozen = None
             if region.until is not None:
                 frozen = self.value(region.until)
@@ -561,6 +576,16 @@ class _Turn:
             )
             for k, (i, o, n) in enumerate(zip(members, old, new, strict=True))
         ]
+
+    def _mix(self, node: Node) -> Cells:
+        if self.run.worker is None:
+            raise ValueError("the rule is over workers: run it by `interpret.together`")
+        places = self._places(node)
+        likes = [torch.empty((), dtype=torch.float64)] * (1 if places is None else len(places))
+        if node.type.reach == "element":
+            likes = [self._like(i) for i in places or ()]
+        values = [_doubles(self.memo[x]) for x in node.inputs]
+        return workers.mix(self.run.worker, values[0], node["weights"], likes, *values[1:])
 
     def _out(self, node: Node) -> Cells:
         source = self.memo[node.inputs[0]]
@@ -683,7 +708,19 @@ class _Turn:
         return took
 
 
+def together(runs: Sequence[Interpreter], batches: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """One step of all workers of a rule `over workers`. Returns the metrics of each."""
+
+    def step(seat: workers.Seat) -> dict[str, Any]:
+        run = runs[seat.rank]
+        run.worker, run.coins = seat, runs[0].draw
+        return run.step(batches[seat.rank] if batches else None)
+
+    return workers.Meeting(len(runs)).run(step)
+
+
 _SPECIAL = {
+    "mix",
     "const",
     "option",
     "input",
@@ -709,6 +746,12 @@ _SPECIAL = {
     "each",
     "subset",
 }
+
+
+def _doubles(value: Cells) -> Cells:
+    if isinstance(value, list):
+        return [None if x is None else x.double() for x in value]
+    return value.double()
 
 
 def _everywhere(c: Cells) -> bool:

@@ -18,7 +18,7 @@ and `evals`.
     oracle    evaluate value gradient hvp jvp vjp oracle          yes
     data      batch draw split each subset cells                  host
     loop      loop out                                            yes
-    comm      workers_mean mix                                    yes
+    comm      mix                                                 yes
     extern    extern                                              yes
 """
 
@@ -52,7 +52,7 @@ KIND = {
     ),
     **dict.fromkeys(("batch", "draw", "split", "each", "subset", "cells"), "data"),
     **dict.fromkeys(("loop", "out"), "loop"),
-    **dict.fromkeys(("workers_mean", "mix"), "comm"),
+    "mix": "comm",
     "extern": "extern",
     "python": "python",
 }

@@ -235,6 +235,7 @@ class Program:
     start: Callable[[str], Plan]
     bounds: dict[str, str] = field(default_factory=dict)
     evals: dict[str, str] = field(default_factory=dict)
+    workers: bool = False
     origin: tuple[str, str, str] = ("<string>", "", "")
     rebuild: Callable[..., Any] | None = None
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None

@@ -52,6 +52,13 @@ class SlotRef:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """Mixing weights among workers: `ring(1 / 3)`, `complete`, `star`, or a matrix."""
+
+    weights: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class AxisName:
     """A bare name of an axis: `over = losses`, `eye(losses)`."""
 
@@ -288,6 +295,7 @@ def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
         Function: "a function: call it",
         tuple: "a tuple: index it, like `betas[0]`",
         AxisName: "the name of an axis",
+        Mixing: "mixing weights: they stand in `mix`",
         Members: "a bundle: name one of its members",
         str: "a text",
     }
@@ -335,6 +343,7 @@ __all__ = [
     "Context",
     "Function",
     "Members",
+    "Mixing",
     "POISON",
     "Scope",
     "SlotRef",

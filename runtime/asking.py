@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiler import workers
 from ..compiler.program import Call, Evaluate
 from .frame import Frame, truth, working
 from .random import draw
@@ -185,6 +186,8 @@ def call(phase: Call, frame: Frame) -> None:
         frame.values[phase.output] = frame.batch
     elif phase.op == "random":
         frame.values[phase.output] = _random(phase, frame)
+    elif phase.op == "mix":
+        frame.values[phase.output] = _mix(phase, frame)
     elif phase.op in ("oracle", "extern"):
         arguments = [frame.get(x) for x in phase.inputs]
         frame.values[phase.output] = answer(frame.loop, phase.attributes["name"], arguments)
@@ -194,6 +197,24 @@ def call(phase: Call, frame: Frame) -> None:
         if phase.op in ("split", "each"):
             result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)
         frame.values[phase.output] = result
+
+
+def _mix(phase: Call, frame: Frame) -> Any:
+    """The weighted mean among the workers, in the type that is computed with."""
+    a = phase.attributes
+    values = [_mixable(frame.get(x)) for x in phase.inputs]
+    likes = [torch.empty((), dtype=torch.float64)]
+    if a["reach"] == "element":
+        likes = [working(frame.tensors[i]) for i in frame.members[a["domain"]]]
+    elif isinstance(values[0], list):
+        likes *= len(values[0])
+    return workers.mix(frame.worker, values[0], a["weights"], likes, *values[1:])
+
+
+def _mixable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [None if x is None else _mixable(x) for x in value]
+    return working(value.double() if value.dtype == torch.bool else value)
 
 
 def answer(loop: Any, name: str, arguments: list[Any]) -> Any:

@@ -39,6 +39,7 @@ class Frame:
     values: dict[str, Any] = field(default_factory=dict)
     wrapped: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
+    worker: Any = None
     sizes: dict[str, int] = field(default_factory=dict)
     depth: int = 0
     touched: dict[str, list[int]] = field(default_factory=dict)

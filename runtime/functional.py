@@ -31,6 +31,8 @@ class Step:
     """`init(w)` gives the state, the call gives the next point, the next state and the metrics."""
 
     def __init__(self, program: Program):
+        if program.workers:
+            raise TypeError(f"{program.name} is over workers: run it by optc.simulate")
         self.program = program
         # all variants now: under torch.compile nothing may be lowered while the step is traced
         self._plans = {

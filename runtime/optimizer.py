@@ -16,6 +16,7 @@ from .frame import Frame, took_part
 from .layout import Layout
 from .loops import Closure, Gradients, Loop, Objective
 from .state import Slots, to_local
+from .workers import alone, own_seed, seated
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -35,6 +36,7 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         seed: int = 0,
         backend: str = "auto",
+        workers: Any = None,
         **options: Any,
     ):
         program = self.program
@@ -66,6 +68,7 @@ class Optimizer(torch.optim.Optimizer):
         self._binding: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
         self.backend = backend
+        self.workers = seated(program, workers)
         self.metrics: dict[str, Any] = {}
         self._snapshots: list[Any] = []
         self._fresh()
@@ -84,7 +87,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound")
+        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers")
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 
@@ -95,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
         return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._bound = None
+        self._bound, self.workers = None, getattr(self, "workers", None)
         self._fresh()
         super().__setstate__(state)
 
@@ -145,6 +148,8 @@ class Optimizer(torch.optim.Optimizer):
     ) -> Any:
         """Run the rule once; returns the loss of the first evaluation, where the loop gives one."""
         layout = self._arrange()
+        if self.program.workers and self.workers is None:
+            raise RuntimeError(alone(self.program, type(self).__name__))
         loop = self._loop(layout, closure, objective)
         try:
             self._run(layout, loop, batch)
@@ -190,11 +195,12 @@ class Optimizer(torch.optim.Optimizer):
             loop,
             batch,
             call,
-            int(first["seed"]),
+            own_seed(int(first["seed"]), self.workers),
             [bool(g["maximize"]) for g in self.param_groups],
             kernels=self._printer(layout),
             wrapped=layout.wrapped,
             inputs=self._inputs,
+            worker=self.workers,
         )
         slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)

@@ -445,7 +445,7 @@ _CLASS = {
     **dict.fromkeys(("oracle", "extern"), "call"),
     **dict.fromkeys(("batch", "draw", "split", "each", "subset"), "data"),
     **dict.fromkeys(("restrict", "merge"), "route"),
-    **dict.fromkeys(("mix", "workers_mean"), "comm"),
+    "mix": "comm",
     "loop": "loop",
     "out": "out",
     "random": "draw",

@@ -15,7 +15,7 @@ from optc.plugins.registry import library
 
 HARD = sorted((Path(__file__).parents[1] / "cases" / "hard").glob("*.opt"))
 WORKERS = {"065_drcgd", "079_prox_tracking"}
-"""Rules over workers are checked; nothing runs them yet."""
+"""The rules among them that are over workers."""
 
 
 @pytest.mark.parametrize("path", HARD, ids=lambda p: p.stem)
