@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from .runtime.optimizer import Optimizer
 
 
-def compile(path: str | Path, *, rule: str = "", guard: bool = False) -> Any:
+def compile(path: str | Path, *, rule: str = "", guard: bool = False, private: bool = False) -> Any:
     """The Program of a rule in a `.opt` or `.yaml` file. Raises CompileError with every mistake.
 
     With `guard`, a step that meets a non-finite gradient changes nothing: no parameter, no state,
-    no counter. `optc explain` says what it costs.
+    no counter. `optc explain` says what it costs. With `private`, a rule that is not proven to be
+    differentially private is an error that names the place.
     """
-    return _compiled(str(path), Path(path).read_text(encoding="utf-8"), rule, guard)
+    return _compiled(str(path), Path(path).read_text(encoding="utf-8"), rule, guard, private)
 
 
 @lru_cache(maxsize=256)
-def _compiled(path: str, text: str, rule: str, guard: bool = False) -> Any:
+def _compiled(path: str, text: str, rule: str, guard: bool = False, private: bool = False) -> Any:
     from .plugins.registry import library
 
-    program = driver.compile_source(Source(path, text), library(), rule, guard)
+    program = driver.compile_source(Source(path, text), library(), rule, guard, private)
     program.rebuild = _guarded if guard else _compiled
     return program
 
@@ -36,20 +37,27 @@ def _guarded(path: str, text: str, rule: str) -> Any:
     return _compiled(path, text, rule, True)
 
 
-def load(path: str | Path, *, rule: str = "", guard: bool = False) -> type[Optimizer]:
+def load(
+    path: str | Path, *, rule: str = "", guard: bool = False, private: bool = False
+) -> type[Optimizer]:
     """The optimizer class of a rule: `load("adamw.opt")(model.parameters(), lr=1e-3)`."""
     from .runtime.optimizer import optimizer_class
 
-    return optimizer_class(compile(path, rule=rule, guard=guard))
+    return optimizer_class(compile(path, rule=rule, guard=guard, private=private))
 
 
 def loads(
-    text: str, *, path: str = "<string>", rule: str = "", guard: bool = False
+    text: str,
+    *,
+    path: str = "<string>",
+    rule: str = "",
+    guard: bool = False,
+    private: bool = False,
 ) -> type[Optimizer]:
     """The optimizer class of a rule that is given as text."""
     from .runtime.optimizer import optimizer_class
 
-    return optimizer_class(_compiled(path, text, rule, guard))
+    return optimizer_class(_compiled(path, text, rule, guard, private))
 
 
 def functional(path: str | Path, *, rule: str = "") -> Step:

@@ -8,6 +8,8 @@ import json
 from ..compiler.check import check, check_file
 from ..compiler.driver import tree
 from ..compiler.ir import Graph
+from ..compiler.pipeline import run as run_passes
+from ..compiler.privacy import require
 from ..compiler.source import CompileError, Diagnostic
 from ..plugins.registry import library
 from .files import read_source
@@ -18,6 +20,9 @@ HELP = "read rules and primitives, and say everything that is wrong"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .opt or .yaml file")
     parser.add_argument("--rule", default="", help="only this rule of the file")
+    parser.add_argument(
+        "--private", action="store_true", help="every rule must be differentially private"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -29,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
             file = tree(read_source(path))
             registry = library()
             graphs = [check(file, registry, args.rule)] if args.rule else check_file(file, registry)
+            for graph in graphs if args.private else ():
+                require(run_passes(graph))
         except CompileError as error:
             wrong += error.diagnostics
             continue

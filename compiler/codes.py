@@ -115,6 +115,10 @@ CODES: dict[str, tuple[str, str]] = {
         "A primitive written in Python uses a function that has no node.",
         "torch.linalg.qr(g)",
     ),
+    "E601": (
+        "A rule that is to be differentially private lets out something of single examples.",
+        "w <- w - lr * mean(grad(w, on = each(batch)), over = examples)",
+    ),
 }
 """Code -> (what it means, an example that has it)."""
 

@@ -31,10 +31,21 @@ def graph(
 
 
 def compile_source(
-    source: Source, registry: Registry | None = None, rule: str = "", guard: bool = False
+    source: Source,
+    registry: Registry | None = None,
+    rule: str = "",
+    guard: bool = False,
+    private: bool = False,
 ) -> Any:
-    """The Program of a rule; with `guard`, non-finite gradients change nothing."""
+    """The Program of a rule; with `guard`, non-finite gradients change nothing.
+
+    With `private`, a rule that is not differentially private is an error.
+    """
     made = graph(source, registry, rule)
+    if private:
+        from .privacy import require
+
+        require(made)
     if guard:
         from .passes.guard import guard as guarded
 

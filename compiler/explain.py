@@ -14,6 +14,7 @@ from .ir import Graph
 from .latex import algorithm
 from .least import leaves
 from .primitive import Registry
+from .privacy import rows as privacy
 
 FORMATS = ("text", "md", "latex")
 OFFER = {
@@ -96,6 +97,7 @@ def rows_of(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
         rows.append(("coarser state, or with axes", ", ".join(found.coarse)))
     if found.asks:
         rows.append(("the loop supplies", ", ".join(found.asks)))
+    rows += privacy(graph)
     return rows + [(f"legal: {name}", why) for name, why in legal(found)]
 
 

@@ -429,7 +429,18 @@ class _Turn:
                 first = value[0] if isinstance(value, list) and value else value
                 if a.name == axis.name and isinstance(first, torch.Tensor) and first.dim() > at:
                     return int(first.shape[at])
-        raise AssertionError(f"nothing says how many places the axis {axis.name} has")
+        bearer = self._bearer(axis.name)
+        if bearer is None or bearer in self.memo:
+            raise AssertionError(f"nothing says how many places the axis {axis.name} has")
+        self.value(bearer)
+        return self._size(axis)
+
+    def _bearer(self, axis: str) -> Node | None:
+        """A value that comes with an axis: what is asked of the loop, or an input."""
+        for node in postorder(self.run.graph.roots()):
+            if node.type.axis(axis) and (node.op == "input" or node.op in ("value", "gradient")):
+                return node
+        return None
 
     # Leaves and what is no arithmetic -------------------------------------------------------
 

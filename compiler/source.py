@@ -42,8 +42,8 @@ NOWHERE = Span(Source("<built in>", ""), 1, 1, 1, 1)
 class Diagnostic:
     """One thing that is wrong: a stable code, what is wrong in the user's words, where, what helps.
 
-    Codes go in bands: E1xx syntax, E2xx names and options, E3xx types, E4xx schedule, E5xx plugins.
-    `compiler/codes.py` explains each.
+    Codes go in bands: E1xx syntax, E2xx names and options, E3xx types, E4xx schedule, E5xx plugins,
+    E6xx privacy. `compiler/codes.py` explains each.
     """
 
     code: str

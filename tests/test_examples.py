@@ -49,12 +49,22 @@ def model(dtype: torch.dtype) -> torch.nn.Module:
 def train(net: torch.nn.Module, opt: Any, steps: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     dtype = next(net.parameters()).dtype
+
+    def fit(x: torch.Tensor) -> torch.Tensor:
+        return ((net(x) - x[:, :3].sin()) ** 2).mean()
+
+    whole = getattr(opt, "program", None) and opt.program.level == "objective"
+    if whole:
+        opt.bind(model=net, objective=fit)
     for _ in range(steps):
         x = torch.randn(16, 6, generator=generator, dtype=torch.float64).to(dtype)
+        if whole:
+            opt.step(batch=x)
+            continue
 
         def closure(x: torch.Tensor = x) -> torch.Tensor:
             opt.zero_grad()
-            loss = ((net(x) - x[:, :3].sin()) ** 2).mean()
+            loss = fit(x)
             loss.backward()
             return loss
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from optc.compiler import syntax as s
 from optc.compiler.check import locals_of
@@ -40,7 +41,7 @@ def written_out(file: s.File, rule: s.Rule) -> str:
 def ran(text: str, steps: int = 3) -> Any:
     run = machine(text, Autograd(loss=wavy))
     for _ in range(steps):
-        run.step()
+        run.step(torch.arange(3.0))
     return run
 
 
