@@ -622,10 +622,8 @@ class _Turn:
         data = self.memo[at.inputs[len(targets)]]
         sizes = []
         for a in own:
-            at_data = isinstance(data, Mapped) and next(
-                (i for i, x in enumerate(data.axes) if x.same(a)), None
-            )
-            sizes.append(len(data.items) if at_data not in (None, False) else self._size(a))
+            in_data = isinstance(data, Mapped) and any(x.same(a) for x in data.axes)
+            sizes.append(len(data.items) if in_data else self._size(a))
         results = []
         for place in itertools.product(*(range(n) for n in sizes)):
             where = dict(zip([a.name + "'" * a.primes for a in own], place, strict=True))
