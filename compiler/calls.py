@@ -264,7 +264,7 @@ def _check_input(
 ) -> None:
     """The axes of a typed input get their names from the value."""
     value = inner.names.get(item.name)
-    if item.type is None or value is None or not item.type.axes:
+    if item.type is None or value is None or not item.type.axes or isinstance(value, Function):
         return
     node = as_node(ctx, value, span)
     if len(node.type.axes) != len(item.type.axes):

@@ -56,9 +56,11 @@ def depends(root: Node, x: Node) -> dict[Node, bool]:
 def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) -> Node:
     """The transposed derivative of `result` by `x`, times `seed` (1 where `result` is a scalar).
 
-    Axes that only the seed has are mapped: one product for each of their places.
+    Axes that only the seed has are mapped: one product for each of their places. So are axes that
+    the point has: the function is one of each place.
     """
-    if seed is None and (result.type.reach != "model" or result.type.axes):
+    own = [a for a in result.type.axes if x.type.axis(a.name, a.primes) is None]
+    if seed is None and (result.type.reach != "model" or own):
         ctx.error(
             "E306",
             f"a gradient is of a number over the model, and this is {result.type}",

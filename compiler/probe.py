@@ -21,7 +21,9 @@ def probe(tree: s.Primitive) -> s.Rule | None:
             type = s.TypeExpr("model", item.type.axes)
             body.append(s.Declare("loss", (s.Slot("probe_loss", type),)))
         elif item.type is not None and item.type.reach == "objective":
-            body.append(s.Declare("loss", (s.Slot(item.name),)))
+            axes = item.type.axes
+            type = s.TypeExpr("model", axes) if axes else None
+            body.append(s.Declare("loss", (s.Slot(item.name, type),)))
             arguments.append(s.Argument("", s.Name(item.name)))
         elif supplied(item, tree.kind) == "":
             arguments.append(s.Argument("", s.Name("w") if item.type is None else _NUMBER))
