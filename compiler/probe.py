@@ -21,9 +21,8 @@ def probe(tree: s.Primitive) -> s.Rule | None:
             type = s.TypeExpr("model", item.type.axes)
             body.append(s.Declare("loss", (s.Slot("probe_loss", type),)))
         elif item.type is not None and item.type.reach == "objective":
-            axes = item.type.axes
-            type = s.TypeExpr("model", axes) if axes else None
-            body.append(s.Declare("loss", (s.Slot(item.name, type),)))
+            own = s.TypeExpr("model", item.type.axes) if item.type.axes else None
+            body.append(s.Declare("loss", (s.Slot(item.name, own),)))
             arguments.append(s.Argument("", s.Name(item.name)))
         elif supplied(item, tree.kind) == "":
             arguments.append(s.Argument("", s.Name("w") if item.type is None else _NUMBER))

@@ -146,6 +146,9 @@ class Prepared:
         """The tensors of a column; what the phase makes itself gets memory."""
         if name.startswith("slot:") or name in frame.values:
             return frame.get(name)
+        if name.startswith("input:"):  # of any type and layout, and another at the next step
+            given = zip(self.members, frame.get(name), strict=True)
+            return [_cells(torch.as_tensor(x), frame.tensors[i]) for i, x in given]
         if name not in self.temporaries or frame.depth:
             self.temporaries[name] = [
                 torch.empty_like(
@@ -321,6 +324,11 @@ class Part:
                 "group": lambda e=end: whole.group[e.slot, frame.groups[i]],
             }[output.how]()
             target.copy_(cells.combine(end.operation, [target, torch.as_tensor(result).double()]))
+
+
+def _cells(x: Tensor, like: Tensor) -> Tensor:
+    """A value for each cell of a tensor, as a kernel reads it."""
+    return x.to(like.device, working(like).dtype).expand_as(like).contiguous()
 
 
 def _is_target(name: str, program: Program) -> bool:

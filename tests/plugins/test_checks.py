@@ -42,6 +42,14 @@ def test_a_list_inside_an_expression_is_constant() -> None:
     assert "it is [3.0, 50.0]" in found(SAM, f"{line} gives [3.0, 5.0]")[0]
 
 
+def test_a_written_loss_is_mapped_over_the_axes_of_its_point() -> None:
+    text = """perturb spread(grad, w):
+    return sum(grad(w + grid(trial, 0, 2, 3)), over = trial)
+    check steps:
+"""
+    assert found(text, "w = [1.0], loss = p -> sum(p^4, over = model) / 4 gives [36.0]") == []
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [

@@ -1,0 +1,37 @@
+"""Inputs with a value for each cell: the loop supplies them anew, in any type and layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import optc
+
+RULE = "rule r(lr = 1.0):\n    input x: element\n    w <- w + lr * 2 * x\n"
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_they_are_read_anew_in_any_type_and_layout(backend: str) -> None:
+    w = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+    opt = optc.loads(RULE)([w], backend=backend)
+    w.grad = torch.zeros_like(w)
+    first = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    total = torch.zeros_like(first)
+    for x in (first, 10 * first.float(), first.T, torch.tensor(5.0)):
+        opt.supply(x=[x])
+        opt.step()
+        total += 2 * x
+        torch.testing.assert_close(w.detach(), total)
+
+
+def test_a_size_that_an_answer_brings_is_known_before_it_is_used() -> None:
+    text = """rule r(lr = 1.0):
+    loss outputs: model[examples]
+    m = p -> mean(outputs(p)^2, over = examples)
+    w <- w - lr * grad(m, w)
+"""
+    w = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    opt = optc.loads(text)([w])
+    opt.bind(outputs=lambda: w * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    opt.step()
+    assert w.item() == pytest.approx(1 - 2 * 14 / 3)
