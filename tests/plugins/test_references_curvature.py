@@ -117,3 +117,81 @@ def test_psgd_kron_finds_the_inverse_of_a_product() -> None:
     _, state = trained(line, quadratic(H), torch.ones(2, 2, dtype=EXACT), 300, lr=0.0)
     Q = torch.kron(state["Q1"], state["Q2"])
     torch.testing.assert_close(Q.T @ Q, H.inverse(), rtol=0, atol=5e-3)
+
+
+# Newton steps ---------------------------------------------------------------------------------
+
+
+def path(text: str, loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> list[Tensor]:
+    """The points after each step."""
+    w = torch.nn.Parameter(start.clone())
+    opt = optc.loads(f"rule tried():\n    {text}\n    step 1\n")([w])
+    opt.bind(objective=lambda: loss(w))
+    points = []
+    for _ in range(steps):
+        opt.step()
+        points.append(w.detach().clone())
+    return points
+
+
+@pytest.mark.parametrize("m", [1, 7])
+def test_a_lazy_hessian_of_a_quadratic_is_the_hessian(m: int) -> None:
+    loss = quadratic(torch.diag(vector(4, 1)), vector(1, -2))
+    *_, last = path(f"precondition lazy_hessian(m = {m}, M = 1.0)", loss, vector(3, 2), 6)
+    near(last, 0.250789, -1.866607, bound=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("m", "numbers"),
+    [
+        (1, (1.559632, 1.042761, 0.642929, 0.342610, 0.142877, 0.041182)),
+        (3, (1.559632, 1.238894, 1.031313, 0.638624, 0.438705, 0.313997)),
+    ],
+)
+def test_a_lazy_hessian_is_its_card(m: int, numbers: tuple[float, ...]) -> None:
+    line = f"precondition lazy_hessian(m = {m}, M = 1.0)"
+    points = path(line, lambda w: (w**4).sum() / 4 + (w**2).sum() / 2, vector(2, -1), 6)
+    near(torch.stack([x.norm() for x in points]), *numbers, bound=2e-6)
+    if m == 1:  # without laziness it is the plain step
+        line = "precondition gradient_regularised_newton(M = 1.0)"
+        again = path(line, lambda w: (w**4).sum() / 4 + (w**2).sum() / 2, vector(2, -1), 6)
+        torch.testing.assert_close(again[-1], points[-1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_cubic_step_where_the_gradient_misses_the_lowest_eigenvector() -> None:
+    loss = quadratic(torch.diag(vector(-1, 2)))
+    (x,) = path("precondition lazy_cubic_newton(m = 1, M = 1.0)", loss, vector(0, 1.5), 1)
+    near(x.abs(), 3**0.5, 0.5)
+
+
+def valley(w: Tensor) -> Tensor:
+    return quadratic(matrix((2, 0.5), (0.5, 1)), vector(1, -1))(w) + (w**4).sum() / 4
+
+
+def test_accelerated_second_order_is_its_card() -> None:
+    line = "precondition accelerated_second_order(M = 6.0)"
+    points = path(line, valley, vector(0, 0), 10)
+    near(points[0], 0.33368405, -0.43943722)
+    near(points[1], 0.44027224, -0.60139104)
+    near(points[2], 0.50176222, -0.68806546)
+    near(points[9], 0.58744904, -0.78843096)
+    (one,) = path("precondition inexact_cubic_step(M = 6.0)", valley, vector(0, 0), 1)
+    near(one, 0.33368405, -0.43943722)
+
+
+def test_accelerated_second_order_with_errors_is_its_card() -> None:
+    options = "M = 6.0, sigma = 0.1, tau = 0.1, delta = 0.05"
+    line = f"precondition accelerated_second_order({options})"
+    near(path(line, valley, vector(0, 0), 2)[-1], 0.32624109, -0.42105974)
+
+
+def test_the_dense_hessian_is_that_of_torch() -> None:
+    def loss(x: Tensor) -> Tensor:
+        return torch.sin(x.flatten().cumsum(0)).prod() + (x**4).sum()
+
+    start = torch.linspace(0.1, 0.9, 6, dtype=EXACT).reshape(2, 3)
+    H = torch.func.hessian(loss)(start).reshape(6, 6)
+    g = torch.func.grad(loss)(start).flatten()
+    (x,) = path("precondition inexact_cubic_step(M = 1e-9, delta = 50.0)", loss, start, 1)
+    step = torch.linalg.solve(H + 50 * torch.eye(6, dtype=EXACT), g)
+    torch.testing.assert_close((start - x).flatten(), step, rtol=1e-7, atol=1e-9)
