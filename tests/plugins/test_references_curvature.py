@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -195,3 +196,62 @@ def test_the_dense_hessian_is_that_of_torch() -> None:
     (x,) = path("precondition inexact_cubic_step(M = 1e-9, delta = 50.0)", loss, start, 1)
     step = torch.linalg.solve(H + 50 * torch.eye(6, dtype=EXACT), g)
     torch.testing.assert_close((start - x).flatten(), step, rtol=1e-7, atol=1e-9)
+
+
+# Conjugate directions and Polyak steps --------------------------------------------------------
+
+CHAIN = 2 * torch.eye(6, dtype=EXACT) - torch.ones(5, dtype=EXACT).diag(1)
+CHAIN = CHAIN - torch.ones(5, dtype=EXACT).diag(-1)
+
+
+@pytest.mark.parametrize(
+    ("net", "norms"),
+    [
+        ("r -> r", (1.224745, 1.624808, 0.997517, 0.440315, 0.235702)),
+        ("r -> -7 * r", (1.224745, 1.624808, 0.997517, 0.440315, 0.235702)),
+    ],
+)
+def test_deep_conjugate_directions_of_the_identity_are_cg(
+    net: str, norms: tuple[float, ...]
+) -> None:
+    b = vector(1, 0, 0, 2, 0, -1)
+    line = f"precondition deep_conjugate_direction(net = {net})"
+    points = path(line, quadratic(CHAIN, b), torch.zeros(6, dtype=EXACT), 6)
+    residuals = [(b - CHAIN @ x).norm() for x in points]
+    near(torch.stack(residuals[:5]), *norms, bound=1e-6)
+    assert residuals[5] < 1e-12
+
+
+def test_sania_solves_a_quadratic_in_one_newton_step() -> None:
+    loss = quadratic(torch.diag(vector(1, 100)))
+    w = torch.nn.Parameter(vector(3, -2))
+    text = """
+rule tried():
+    precondition hutchinson_or_cg_newton(newton = true, init_probes = 1, rtol = 1e-12)
+    step sania_step()
+"""
+    opt = optc.loads(text)([w])
+    opt.bind(objective=lambda: loss(w))
+    opt.step()
+    near(w.detach(), 0, 0, bound=1e-6)
+
+
+@pytest.mark.parametrize("scales", [(0, 0, 0, 0, 0), (-4, -2, 0, 2, 4)])
+def test_sania_is_its_card_however_the_features_are_scaled(scales: tuple[int, ...]) -> None:
+    numbers = np.random.default_rng(0)
+    A = torch.from_numpy(numbers.standard_normal((20, 5)))
+    y = A @ torch.from_numpy(numbers.standard_normal(5))
+    A = A * torch.exp(torch.tensor(scales, dtype=EXACT))
+    w = torch.nn.Parameter(torch.zeros(5, dtype=EXACT))
+    text = "rule tried():\n    precondition adagrad_sqr(eps = 1e-30)\n    step sania_step()\n"
+    opt = optc.loads(text)([w])
+
+    def loss() -> Tensor:
+        return ((A @ w - y) ** 2).mean() / 2
+
+    opt.bind(objective=loss)
+    losses = [loss().item()]
+    for _ in range(10):
+        opt.step()
+        losses.append(loss().item())
+    near(vector(losses[0], losses[1], losses[10]), 1.072006, 1.039879, 3.486e-4, bound=1e-4)
