@@ -132,7 +132,7 @@ def _crosses_cells(node: Node) -> bool:
     """Whether a value is made of several cells of a tensor."""
     if node.op in ("reduce", "contract"):
         return node["over"] in ("row", "column", "tensor")
-    return node.kind == "linalg" or node.op in ("matrix", "select")
+    return node.kind == "linalg" or node.op in ("matrix", "wide", "select")
 
 
 def _reduces(node: Node, reach: str) -> bool:

@@ -75,7 +75,7 @@ def _map(name: str, op: str, arity: int) -> None:
         return ctx.map(op, *values, span=span)
 
 
-for _op in "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round isfinite".split():
+for _op in "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round bf16 isfinite".split():
     _map(_op, _op, 1)
 _map("where", "where", 3)
 _map("mod", "mod", 2)
@@ -308,7 +308,7 @@ def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
     a = axis_of(ctx, axis, span)
     reach, domain = (
         ("tensor", ctx.flow[scope.target].type.domain)
-        if a.name in ("rows", "cols")
+        if a.name in ("rows", "cols", "short", "long")
         else ("model", "")
     )
     return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
@@ -420,6 +420,15 @@ def matrix(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     return ctx.graph.add(
         "matrix", value, type=Type("tensor", (*t.axes, ROWS, COLS), t.domain), span=span
     )
+
+
+@builtin("wide", "x")
+def wide(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
+    """`matrix(x)`, turned where it is tall: its shorter side against its longer one."""
+    value = matrix(ctx, scope, span, x)
+    axes = (*value.type.axes[:-2], Axis("short"), Axis("long"))
+    type = replace(value.type, axes=axes)
+    return ctx.graph.add("wide", value.inputs[0], type=type, span=span)
 
 
 @builtin("flat", "x")

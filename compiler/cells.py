@@ -36,6 +36,23 @@ def _both(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     return tuple(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b))  # type: ignore[return-value]
 
 
+def bf16(x: Tensor) -> Tensor:
+    """Rounded to float32, then to bfloat16, in the type of before."""
+    if x.dtype == torch.float64:
+        return x.float().bfloat16().double()
+    return x.bfloat16().float()
+
+
+def low(x: Tensor) -> Tensor:
+    """Rounded to bfloat16, and kept in that type unless it was float64."""
+    return bf16(x) if x.dtype == torch.float64 else x.bfloat16()
+
+
+def high(x: Tensor) -> Tensor:
+    """A rounded value in the type that others have."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def arrange(x: Any, places: Sequence[int], axes: int, like: Tensor | None, fine: bool) -> Any:
     """Permute the leading axes of x to `places` (-1: a new one of size 1), keep the cells behind.
 
@@ -145,6 +162,17 @@ def back(x: Tensor, axes: int, like: Tensor) -> Tensor:
     return x.reshape((*x.shape[:axes], *like.shape))
 
 
+def wide(x: Tensor, axes: int, like: Tensor) -> Tensor:
+    """The matrix of a tensor, turned where it is tall."""
+    x = matrix(x, axes, like)
+    return x.mT if rows(like) > columns(like) else x
+
+
+def narrow(x: Tensor, axes: int, like: Tensor) -> Tensor:
+    """Cells of a wide matrix where they came from."""
+    return back(x.mT if rows(like) > columns(like) else x, axes, like)
+
+
 def flat(x: Tensor, axes: int) -> Tensor:
     return x.reshape((*x.shape[:axes], -1))
 
@@ -211,6 +239,23 @@ def columns(like: Tensor) -> int:
     return like.numel() // max(1, rows(like))
 
 
+def shorter(like: Tensor) -> int:
+    return min(rows(like), columns(like))
+
+
+def longer(like: Tensor) -> int:
+    return max(rows(like), columns(like))
+
+
+SIDES: dict[str, Callable[[Tensor], int]] = {
+    "rows": rows,
+    "cols": columns,
+    "short": shorter,
+    "long": longer,
+}
+"""The axes of a tensor's matrix, and how many places each has."""
+
+
 def length(x: Tensor, dim: int) -> int:
     return x.shape[dim]
 
@@ -220,6 +265,41 @@ def length(x: Tensor, dim: int) -> int:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
+
+
+def add_product(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
+    """of_z z + of_product a @ b; in bfloat16 rounded once, over a stack too."""
+    if z.dtype == torch.bfloat16:
+        return _AddProduct.apply(z, a, b, of_z, of_product)
+    return torch.addmm(z, a, b, beta=of_z, alpha=of_product)
+
+
+class _AddProduct(torch.autograd.Function):
+    """torch.func.vmap takes addmm apart and rounds its parts."""
+
+    @staticmethod
+    def forward(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
+        function = torch.addmm if z.dim() == 2 else torch.baddbmm
+        return function(z, a, b, beta=of_z, alpha=of_product)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, a, b, *ctx.factors = inputs
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,), (a, b), (of_z, of_product) = grads, ctx.saved_tensors, ctx.factors
+        return of_z * g, of_product * (g @ b.mT), of_product * (a.mT @ g), None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, z: Tensor, a: Tensor, b: Tensor, *factors: float) -> Any:
+        stacks = [
+            x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
+            for x, d in zip((z, a, b), dims, strict=False)
+        ]
+        flat = [x.flatten(0, -3) for x in stacks]
+        return _AddProduct.apply(*flat, *factors).reshape(stacks[0].shape), 0
 
 
 def matvec(a: Tensor, b: Tensor) -> Tensor:

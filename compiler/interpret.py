@@ -410,10 +410,8 @@ class _Turn:
 
     def _sizes(self, i: int) -> Callable[[Axis], int]:
         """The numbers of places of axes, as tensor i has them."""
-        shape = self.run.shapes[i]
-        rows = shape[0] if shape else 1
-        own = {"rows": rows, "cols": shape.numel() // max(1, rows)}
-        return lambda axis: own[axis.name] if axis.name in own else self._size(axis)
+        like, own = self._like(i), cells.SIDES
+        return lambda axis: own[axis.name](like) if axis.name in own else self._size(axis)
 
     def _size(self, axis: Axis) -> int:
         """How many places an axis has: constant, computed, or read off a value that has it."""

@@ -39,7 +39,18 @@ KIND = {
     "reduce": "reduce",
     **dict.fromkeys(("contract", "matmul"), "contract"),
     **dict.fromkeys(
-        ("matrix", "flat", "back", "transpose", "index", "set_index", "prime", "restrict", "merge"),
+        (
+            "matrix",
+            "wide",
+            "flat",
+            "back",
+            "transpose",
+            "index",
+            "set_index",
+            "prime",
+            "restrict",
+            "merge",
+        ),
         "view",
     ),
     **dict.fromkeys(

@@ -124,7 +124,7 @@ class _Sheet:
             )
         if node.op == "evaluate":
             return True
-        return node.kind in HEAVY and node.op not in ASKS or node.op in ("matrix", "flat")
+        return node.kind in HEAVY and node.op not in ASKS or node.op in ("matrix", "wide", "flat")
 
     def sink(self, node: Node) -> None:
         self.sinks.setdefault(self.level[node], {})[node] = None

@@ -71,6 +71,7 @@ OPS: dict[str, Op] = dict(
         _row("floor", 1, "floor", "optc_floor{f}({0})"),
         _row("ceil", 1, "ceil", "optc_ceil{f}({0})"),
         _row("round", 1, "round", "optc_round{f}({0})"),
+        _row("bf16", 1, "optc.bf16", "optc_bf16{f}({0})", "1"),
         # NaN in either operand stays, as in torch.maximum
         _row(
             "max",

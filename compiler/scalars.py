@@ -7,6 +7,7 @@ computed with it once a step in double.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 
 inf, nan = math.inf, math.nan
@@ -76,6 +77,18 @@ def round_even(a: float) -> float:
     return float(round(a)) if math.isfinite(a) else a
 
 
+def bf16(a: float) -> float:
+    """Rounded to float32, then to bfloat16, to even."""
+    if a != a:
+        return a
+    try:
+        (bits,) = struct.unpack("<I", struct.pack("<f", a))
+    except OverflowError:
+        return math.copysign(math.inf, a)
+    bits = bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
 def maximum(a: float, b: float) -> float:
     """The larger one; NaN in either stays."""
     return a if a != a or (b == b and a >= b) else b
@@ -111,6 +124,7 @@ HOST: dict[str, Callable[..., float]] = {
     "floor": floor,
     "ceil": ceil,
     "round": round_even,
+    "bf16": bf16,
     "max": maximum,
     "min": minimum,
     "where": where,

@@ -31,6 +31,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "neg": operator.neg,
     "max": cells.maximum,
     "min": cells.minimum,
+    "bf16": cells.bf16,
     "lt": operator.lt,
     "le": operator.le,
     "gt": operator.gt,
@@ -171,13 +172,19 @@ def _decompose(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do)
     return do(cells.decompose, inputs[0], node.op, node["part"])
 
 
+def _back(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
+    wide = node.inputs[0].type.axes[-1].name == "long"
+    return do(cells.narrow if wide else cells.back, inputs[0], len(node.type.axes), like)
+
+
 _APPLY: dict[str, Callable[[Node, Sequence[Any], Any, Any, Do], Any]] = {
     "expand": _expand,
     "reduce": _reduce,
     "contract": _contract,
     "matmul": _matmul,
     "matrix": lambda n, x, like, s, do: do(cells.matrix, x[0], len(n.inputs[0].type.axes), like),
-    "back": lambda n, x, like, s, do: do(cells.back, x[0], len(n.type.axes), like),
+    "wide": lambda n, x, like, s, do: do(cells.wide, x[0], len(n.inputs[0].type.axes), like),
+    "back": _back,
     "flat": lambda n, x, like, s, do: do(cells.flat, x[0], len(n.inputs[0].type.axes)),
     "transpose": _transpose,
     "index": _index,

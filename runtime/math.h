@@ -269,6 +269,9 @@ OPTC_FN uint16_t optc_store_bf16(float x)
     return (uint16_t)((x != x ? u | 0x00400000 : rounded) >> 16);
 }
 
+OPTC_FN float optc_bf16f(float x) { return optc_load_bf16(optc_store_bf16(x)); }
+OPTC_FN double optc_bf16(double x) { return optc_bf16f((float)x); }
+
 /* Up or down by chance, so that the mean is x; `chance` is 32 random bits. */
 OPTC_FN uint16_t optc_stochastic_bf16(float x, uint32_t chance)
 {

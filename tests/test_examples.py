@@ -128,13 +128,36 @@ def test_it_is_torchs(name: str, dtype: torch.dtype, bound: float) -> None:
 
 def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.optim.Muon multiplies in bfloat16; kept in float64 it is the same algorithm."""
+    text = (Path(__file__).parents[1] / "examples" / "muon_adamw.opt").read_text(encoding="utf-8")
+    exact = optc.loads(text.replace("precision = bf16", "precision = exact"))
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self)
     a, b = model(torch.float64), model(torch.float64)
     matrices = [[p for p in net.parameters() if p.ndim == 2] for net in (a, b)]
     named = [(n, p) for n, p in a.named_parameters() if p.ndim == 2]
-    ours = example("muon_adamw")(named, lr=0.02, weight_decay=0.1)
+    ours = exact(named, lr=0.02, weight_decay=0.1)
     theirs = torch.optim.Muon(matrices[1], lr=0.02, weight_decay=0.1)
     assert largest(train(a, ours, 10), train(b, theirs, 10)) < 1e-11
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("shape", [(32, 32), (24, 48), (96, 24)])
+def test_muon_in_bfloat16_is_torchs(shape: tuple[int, int], count: int) -> None:
+    """The steps in bfloat16, as torch takes them, alone and stacked: apart by rounding at most."""
+    params = []
+    for _ in range(2):
+        make = torch.Generator().manual_seed(0)
+        params.append(
+            [torch.nn.Parameter(torch.randn(*shape, generator=make)) for _ in range(count)]
+        )
+    before = [p.detach().clone() for p in params[0]]
+    for p, q in zip(*params, strict=True):
+        p.grad = q.grad = torch.randn(*shape, generator=make)
+    names = [(f"{i}.weight", p) for i, p in enumerate(params[0])]
+    example("muon_adamw")(names, lr=0.02, weight_decay=0.0).step()
+    torch.optim.Muon(params[1], lr=0.02, weight_decay=0.0).step()
+    for p, q, start in zip(*params, before, strict=True):
+        moved = (q - start).norm()
+        assert 0.1 < moved and (p - q).norm() < 0.02 * moved
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

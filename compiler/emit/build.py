@@ -13,6 +13,7 @@ from .. import cells, torch_ops
 from ..ir import Node
 from ..program import Port
 from ..types import Axis
+from .low import low
 
 LIKE = object()
 
@@ -43,6 +44,8 @@ class Builder:
             inputs = [self._value(i, node) for i in node.inputs]
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
         self.graph.output(tuple(self._result(a) for a in self.anchors))
+        if self.mode == "t":
+            low(self.graph)
         self.graph.lint()
         return fx.GraphModule({}, self.graph), self.ports
 
@@ -152,10 +155,8 @@ class Builder:
         if axis.name == "all":
             total = self.low.total()
             return self._holder(("host", total), "total", str(self.low.host(total)), "host")
-        if axis.name == "rows":
-            return self.graph.call_function(cells.rows, (self._like(),))
-        if axis.name == "cols":
-            return self.graph.call_function(cells.columns, (self._like(),))
+        if axis.name in cells.SIDES:
+            return self.graph.call_function(cells.SIDES[axis.name], (self._like(),))
         if self.low.supplied(axis):
             return self._holder(("size", axis.name), f"places_{axis.name}", axis.name, "size")
         for node, value in self.values.items():

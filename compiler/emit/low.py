@@ -1,0 +1,97 @@
+"""Matrix products of values that were rounded to bfloat16 run in bfloat16.
+
+The meaning of `bf16(x)` is a float32 value on bfloat16's grid. Where a product takes such values
+and is rounded itself, only bfloat16 need move: `bf16(x @ y)`, and `bf16(a * z + b * (x @ y))` as
+one call, which sums in float32.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from .. import cells
+
+
+def low(graph: fx.Graph) -> None:
+    """Fuse sums with products, then let the products that may run in bfloat16."""
+    for node in list(graph.nodes):
+        if node.target in (operator.add, operator.sub):
+            _fuse(graph, node)
+    chosen = [n for n in graph.nodes if _is_product(n) and _may(n)]
+    held = {_origin(x) for n in chosen for x in _operands(n)}
+    for node in held:
+        assert node is not None
+        node.target = cells.low
+    for node in list(graph.nodes):
+        if _origin(node) in held:
+            for user in list(node.users):
+                if user not in chosen and user.target not in (torch.transpose, cells.low):
+                    with graph.inserting_after(node):
+                        user.replace_input_with(node, graph.call_function(cells.high, (node,)))
+
+
+def _fuse(graph: fx.Graph, node: fx.Node) -> None:
+    """a z + b (x @ y), in either order, as one call."""
+    signs = {node.args[1]: -1.0 if node.target is operator.sub else 1.0}
+    for term, product in (node.args, node.args[::-1]):
+        a, z = _scaled(term, signs.get(term, 1.0))
+        b, inner = _scaled(product, signs.get(product, 1.0))
+        if (
+            isinstance(inner, fx.Node)
+            and inner.target is cells.matmul
+            and len(inner.users) == 1
+            and len(product.users) == 1  # type: ignore[union-attr]
+            and isinstance(z, fx.Node)
+            and _axes(z) == _axes(inner) == 2
+        ):
+            with graph.inserting_before(node):
+                made = graph.call_function(cells.add_product, (z, *inner.args, a, b))
+            made.meta.update(node.meta)
+            node.replace_all_uses_with(made)
+            for gone in dict.fromkeys((node, term, product, inner)):
+                if isinstance(gone, fx.Node) and gone is not z and not gone.users:
+                    graph.erase_node(gone)
+            return
+
+
+def _scaled(x: object, sign: float) -> tuple[float, object]:
+    """A number and what it multiplies."""
+    if isinstance(x, fx.Node) and x.target is operator.mul:
+        for number, other in (x.args, x.args[::-1]):
+            if isinstance(number, int | float):
+                return sign * number, other
+    return sign, x
+
+
+def _axes(x: fx.Node) -> int:
+    """How many axes a value without cells has; -1 for others."""
+    node = x.meta.get("node")
+    if node is None or node.type.reach in ("element", "row", "column"):
+        return -1
+    return len(node.type.axes)
+
+
+def _is_product(n: fx.Node) -> bool:
+    return n.target in (cells.matmul, cells.add_product)
+
+
+def _operands(n: fx.Node) -> tuple[fx.Node, ...]:
+    return n.args[: 2 if n.target is cells.matmul else 3]  # type: ignore[return-value]
+
+
+def _origin(x: object) -> fx.Node | None:
+    """The rounding whose result this is, turned or not."""
+    while isinstance(x, fx.Node) and x.target is torch.transpose:
+        x = x.args[0]
+    rounded = isinstance(x, fx.Node) and x.target in (cells.bf16, cells.low)
+    return x if rounded else None  # type: ignore[return-value]
+
+
+def _may(n: fx.Node) -> bool:
+    """Whether a product's operands and result are all rounded."""
+    return all(_origin(x) is not None for x in _operands(n)) and all(
+        u.target is cells.bf16 for u in n.users
+    )
