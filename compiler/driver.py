@@ -56,8 +56,8 @@ def compile_source(
 def program(graph: Graph, source: Source | None = None) -> Any:
     """Lower a graph to a Program; its variants are lowered when they are first needed."""
     from .analysis import loop_level
-    from .emit.c import print_phase
     from .emit.host import host_module
+    from .emit.kernel import print_kernel
     from .emit.plan import plan
     from .passes.specialise import conditions, specialise
     from .program import Program, SlotSpec
@@ -109,7 +109,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
             specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph
         ),
         start=start,
-        print_kernel=print_phase,
+        print_kernel=print_kernel,
         rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
         workers=graph.workers,

@@ -1,9 +1,10 @@
 """The element-wise operations of the graph, one row each: the only list of them.
 
 `torch` is the name of the torch function, `c` the C expression over {0} {1} {2} ({f}: the suffix
-of the scalar type's mathematics), `host` the Python expression by which a scalar that is known to
-the host is computed in double.  `partials` are the derivatives, written in the language itself over
-the operands a, b, c and the result r; an operation without partials has derivative zero.
+of the scalar type's mathematics), `triton` the Triton expression where C's would not do.
+`scalars.HOST` has the function by which a scalar that is known to the host is computed in double.
+`partials` are the derivatives, written in the language itself over the operands a, b, c and the
+result r; an operation without partials has derivative zero.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ class Op:
     logical: bool = False
     symbol: str = ""
     precedence: int = 9
+    triton: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.triton:
+            object.__setattr__(self, "triton", self.c.replace("{f}", ""))
 
 
 def _row(
@@ -34,7 +40,17 @@ OPS: dict[str, Op] = dict(
         _row("add", 2, "add", "({0} + {1})", "1", "1", symbol="+", precedence=5),
         _row("sub", 2, "sub", "({0} - {1})", "1", "-1", symbol="-", precedence=5),
         _row("mul", 2, "mul", "({0} * {1})", "b", "a", symbol="*", precedence=6),
-        _row("div", 2, "div", "({0} / {1})", "1 / b", "-r / b", symbol="/", precedence=6),
+        _row(
+            "div",
+            2,
+            "div",
+            "({0} / {1})",
+            "1 / b",
+            "-r / b",
+            symbol="/",
+            precedence=6,
+            triton="optc_div({0}, {1})",
+        ),
         # 0 where the divisor is 0
         _row(
             "ratio",
@@ -45,6 +61,7 @@ OPS: dict[str, Op] = dict(
             "-r // b",
             symbol="//",
             precedence=6,
+            triton="optc_ratio({0}, {1})",
         ),
         _row("mod", 2, "remainder", "optc_mod{f}({0}, {1})", symbol="%", precedence=6),
         _row(
@@ -57,9 +74,15 @@ OPS: dict[str, Op] = dict(
             symbol="^",
             precedence=8,
         ),
-        _row("neg", 1, "neg", "(-{0})", "-1", symbol="-", precedence=7),
+        _row("neg", 1, "neg", "(-{0})", "-1", symbol="-", precedence=7, triton="({0} * -1.0)"),
         _row("abs", 1, "abs", "optc_abs{f}({0})", "sign(a)"),
-        _row("sign", 1, "sign", "(({0} > 0) - ({0} < 0) + 0 * {0})"),
+        _row(
+            "sign",
+            1,
+            "sign",
+            "({0} > 0 ? 1 : {0} < 0 ? -1 : {0})",
+            triton="optc_sign({0})",
+        ),
         _row("sqrt", 1, "sqrt", "optc_sqrt{f}({0})", "1 / (2 * r)"),
         _row("exp", 1, "exp", "optc_exp{f}({0})", "r"),
         _row("ln", 1, "log", "optc_log{f}({0})", "1 / a"),
@@ -89,16 +112,52 @@ OPS: dict[str, Op] = dict(
             "where(a <= b, 1, 0)",
             "where(a <= b, 0, 1)",
         ),
-        _row("where", 3, "where", "({0} ? {1} : {2})", "", "where(a, 1, 0)", "where(a, 0, 1)"),
+        _row(
+            "where",
+            3,
+            "where",
+            "({0} ? {1} : {2})",
+            "",
+            "where(a, 1, 0)",
+            "where(a, 0, 1)",
+            triton="tl.where({0} != 0, {1}, {2})",
+        ),
         _row("lt", 2, "lt", "({0} < {1})", logical=True, symbol="<", precedence=4),
         _row("le", 2, "le", "({0} <= {1})", logical=True, symbol="<=", precedence=4),
         _row("gt", 2, "gt", "({0} > {1})", logical=True, symbol=">", precedence=4),
         _row("ge", 2, "ge", "({0} >= {1})", logical=True, symbol=">=", precedence=4),
         _row("eq", 2, "eq", "({0} == {1})", logical=True, symbol="==", precedence=4),
         _row("ne", 2, "ne", "({0} != {1})", logical=True, symbol="!=", precedence=4),
-        _row("and", 2, "logical_and", "({0} && {1})", logical=True, symbol="and", precedence=2),
-        _row("or", 2, "logical_or", "({0} || {1})", logical=True, symbol="or", precedence=1),
-        _row("not", 1, "logical_not", "(!{0})", logical=True, symbol="not", precedence=3),
+        _row(
+            "and",
+            2,
+            "logical_and",
+            "({0} && {1})",
+            logical=True,
+            symbol="and",
+            precedence=2,
+            triton="(({0} != 0) & ({1} != 0))",
+        ),
+        _row(
+            "or",
+            2,
+            "logical_or",
+            "({0} || {1})",
+            logical=True,
+            symbol="or",
+            precedence=1,
+            triton="(({0} != 0) | ({1} != 0))",
+        ),
+        _row(
+            "not",
+            1,
+            "logical_not",
+            "(!{0})",
+            logical=True,
+            symbol="not",
+            precedence=3,
+            triton="({0} == 0)",
+        ),
         _row("isfinite", 1, "isfinite", "optc_isfinite{f}({0})", logical=True),
     )
 )

@@ -239,3 +239,4 @@ class Program:
     origin: tuple[str, str, str] = ("<string>", "", "")
     rebuild: Callable[..., Any] | None = None
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
+    """Prints an element-wise phase for a signature of types, in a language: c or triton."""

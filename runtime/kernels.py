@@ -61,33 +61,76 @@ _told = False
 
 def kernels(backend: str, layout: Any) -> Any:
     """The kernels for a layout, or None where phases run as torch operations."""
-    global _told
     if backend == "inductor":
         from .inductor import Inductor
 
         return Inductor()
-    if any(p.device.type != "cpu" for p in layout.params):
-        return None
+    devices = {p.device for p in layout.params}
+    if backend == "triton" or any(d.type != "cpu" for d in devices):
+        return _on_device(backend, layout, devices)
     if native.compiler() is None:
         if backend == "c":
             raise RuntimeError("no C compiler: set CC, or install cc, gcc or clang")
-        if not _told:
-            _told = True
-            import warnings
+        return _told_eager("no C compiler")
+    return Kernels(layout, C())
 
-            warnings.warn(
-                "optc found no C compiler: steps run as torch operations, several times slower",
-                stacklevel=3,
-            )
-        return None
-    return Kernels(layout)
+
+def _on_device(backend: str, layout: Any, devices: set[torch.device]) -> Any:
+    """Triton's kernels, for parameters on one CUDA device."""
+    from . import triton
+
+    wrong = ""
+    if len(devices) > 1:
+        wrong = "parameters on several devices"
+    elif not triton.available():
+        wrong = "no Triton"
+    elif native.compiler() is None:
+        wrong = "no C compiler, which the pointer table and Triton need"
+    elif next(iter(devices)).type != "cuda" and not triton.interpreted():
+        wrong = "no CUDA device under the parameters (TRITON_INTERPRET=1 runs kernels on the CPU)"
+    if backend == "c":
+        raise RuntimeError("backend 'c' runs on the CPU, and the parameters are elsewhere")
+    if not wrong:
+        return Kernels(layout, triton.Triton(next(iter(devices))))
+    if backend == "triton":
+        raise RuntimeError(f"backend 'triton' cannot run: optc found {wrong}")
+    return _told_eager(wrong) if backend == "auto" else None
+
+
+def _told_eager(why: str) -> None:
+    """Say once that steps are slow, and why."""
+    global _told
+    if not _told:
+        _told = True
+        import warnings
+
+        warnings.warn(
+            f"optc found {why}: steps run as torch operations, several times slower",
+            stacklevel=4,
+        )
+
+
+class C:
+    """The printer of the CPU: plain C, built once."""
+
+    language, device = "c", torch.device("cpu")
+
+    def launch(
+        self,
+        phase: Compute,
+        signature: tuple[str, ...],
+        program: Program,
+        table: Table,
+        **values: Any,
+    ) -> Launch:
+        return Launch(kernel(phase, signature, program), table, **values)
 
 
 class Kernels:
     """The kernels of one optimizer over one layout of tensors."""
 
-    def __init__(self, layout: Any):
-        self.layout = layout
+    def __init__(self, layout: Any, printer: Any):
+        self.layout, self.printer = layout, printer
         self.phases: dict[int, Any] = {}
 
     def run(self, phase: Compute, frame: Frame) -> bool:
@@ -96,7 +139,7 @@ class Kernels:
             return False
         known = self.phases.get(id(phase))
         if known is None or known.phase is not phase or not known.fits(frame):
-            known = self.phases[id(phase)] = Prepared(phase, frame, self.layout)
+            known = self.phases[id(phase)] = Prepared(phase, frame, self)
         known.run(frame)
         return True
 
@@ -104,8 +147,9 @@ class Kernels:
 class Prepared:
     """One phase, prepared: its tables by signature, the values it reads and leaves."""
 
-    def __init__(self, phase: Compute, frame: Frame, layout: Any):
+    def __init__(self, phase: Compute, frame: Frame, kernels: Kernels):
         self.phase, self.index = phase, frame.rows.index
+        self.printer, self.device = kernels.printer, kernels.printer.device
         self.members = frame.members[phase.space]
         self.names, self.places = phase.columns()
         self.slots = frame.slots
@@ -120,12 +164,12 @@ class Prepared:
             for how in ("tensor", "group", "model")
         }
         groups = len(frame.group_rows)
-        self.model = torch.zeros(max(1, count["model"]), dtype=torch.float64)
-        self.group = torch.zeros(max(1, count["group"]), groups, dtype=torch.float64)
+        self.model = self.zeros(max(1, count["model"]))
+        self.group = self.zeros(max(1, count["group"]), groups)
         self.tensor_count = max(1, count["tensor"])
         self.reductions = self._reductions()
         self.temporaries: dict[str, list[Tensor | None]] = {}
-        self.parts = self._parts(frame, layout)
+        self.parts = self._parts(frame, kernels.layout)
 
     def _reductions(self) -> list[Reduction]:
         at = {how: len(self.inputs[how]) for how in ("tensor", "group", "model")}
@@ -134,6 +178,16 @@ class Prepared:
             result.append(Reduction(FINISH[output.combine], output.how, at[output.how]))
             at[output.how] += 1
         return result
+
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self.device)
+
+    def together(self, values: Any) -> Tensor:
+        """Numbers, wherever each of them is, as one tensor where the kernel reads it."""
+        if isinstance(values, Tensor):
+            return values
+        numbers = [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
+        return torch.stack(numbers)
 
     def fits(self, frame: Frame) -> bool:
         return (
@@ -175,7 +229,7 @@ class Prepared:
             known = port.how == "size"
             self.model[place] = frame.sizes[port.source] if known else frame.get(port.source)
         for place, port in enumerate(self.inputs["group"]):
-            self.group[place] = torch.stack(list(frame.get(port.source)))
+            self.group[place] = self.together(list(frame.get(port.source)))
         columns = {n: self._column(n, frame) for n in self.names}
         absent: list[int] = []
         for first, part in enumerate(self.parts):
@@ -201,7 +255,7 @@ class Prepared:
             elif output.how == "group":
                 value = self.group[reduction.slot].clone()
             else:
-                value = torch.zeros(len(self.members), dtype=torch.float64)
+                value = self.zeros(len(self.members))
                 for part in self.parts:
                     value[part.rows] = part.tensor[reduction.slot]
             logical = output.combine in ("any", "all")
@@ -220,7 +274,7 @@ class Part:
         frame: Frame,
         layout: Any,
     ):
-        self.whole, self.rows = whole, torch.tensor(rows)
+        self.whole, self.rows = whole, torch.tensor(rows, device=whole.device)
         self.everything = rows == list(range(len(whole.members)))
         self.picked = rows
         places = [whole.members[k] for k in rows]
@@ -243,6 +297,7 @@ class Part:
         self.table = Table(
             given,
             dtypes,
+            device=whole.device,
             parameter=self.own,
             fresh=fresh,
             written=written,
@@ -252,11 +307,13 @@ class Part:
         self.host = torch.zeros(
             max(1, len(frame.rows.distinct)), max(1, whole.width), dtype=torch.float64
         )
-        self.tensor = torch.zeros(whole.tensor_count, len(rows), dtype=torch.float64)
+        self.tensor = whole.zeros(whole.tensor_count, len(rows))
         work = "f64" if key[0] == torch.float64 else "f32"
         signature = (work, *(CODES[d] for d in key[1:]))
-        self.launch = Launch(
-            kernel(whole.phase, signature, frame.program),
+        self.launch = whole.printer.launch(
+            whole.phase,
+            signature,
+            frame.program,
             self.table,
             host=self.host,
             host_row=[frame.rows.index[i] for i in places],
@@ -275,13 +332,7 @@ class Part:
         """Run the kernel; returns the places whose tensors are absent."""
         whole, table = self.whole, self.table
         for place, port in enumerate(whole.inputs["tensor"]):
-            value = frame.get(port.source)
-            stacked = (
-                value
-                if isinstance(value, Tensor)
-                else torch.stack([torch.as_tensor(v).double() for v in value])
-            )
-            self.tensor[place] = stacked[self.rows]
+            self.tensor[place] = whole.together(frame.get(port.source))[self.rows]
         if whole.width:
             self.host.copy_(
                 torch.tensor(
@@ -336,9 +387,14 @@ def _is_target(name: str, program: Program) -> bool:
 
 
 def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> Any:
-    """The compiled function of a phase for one signature of types."""
-    text = phase.sources.get(signature)
-    if text is None:
+    """The compiled C function of a phase for one signature of types."""
+    return native.load(native.header() + PREAMBLE + source(phase, signature, program, "c")).phase
+
+
+def source(phase: Compute, signature: tuple[str, ...], program: Program, language: str) -> str:
+    """The text of a phase's kernel, printed once."""
+    key = (language, *signature)
+    if key not in phase.sources:
         assert program.print_kernel is not None
-        text = phase.sources[signature] = program.print_kernel(phase, signature, "phase")
-    return native.load(native.header() + PREAMBLE + text).phase
+        phase.sources[key] = program.print_kernel(phase, signature, language)
+    return phase.sources[key]

@@ -98,7 +98,7 @@ class Launch:
         self._host_row = _indexes(host_row, table.rows, 1 if host is None else len(host))
         groups = 1 if group_values is None else group_values.shape[1]
         self._group_of_row = _indexes(group_of_row, table.rows, groups)
-        self._check()
+        check_slots(self.reductions, table.rows, tensor_values, group_values, model_values)
         self._ends = [
             (ctypes.c_int32 * len(self.reductions))(*column)
             for column in (
@@ -147,19 +147,25 @@ class Launch:
         if self.reductions:
             library.optc_finish(place, *map(ctypes.addressof, self._ends), first)
 
-    def _check(self) -> None:
-        """What the kernel would read beyond its end."""
-        rows = self.table.rows
-        sizes = {
-            "tensor": 0 if self.tensor_values is None else len(self.tensor_values),
-            "group": 0 if self.group_values is None else len(self.group_values),
-            "model": 0 if self.model_values is None else len(self.model_values),
-        }
-        for one in self.reductions:
-            if not 0 <= one.slot < sizes[one.reach]:
-                raise ValueError(f"{one} has no slot: there are {sizes[one.reach]}")
-        if self.tensor_values is not None and self.tensor_values.shape[1] != rows:
-            raise ValueError(f"tensor_values must be [slots, {rows}]")
+
+def check_slots(
+    reductions: Sequence[Reduction],
+    rows: int,
+    tensor_values: Tensor | None,
+    group_values: Tensor | None,
+    model_values: Tensor | None,
+) -> None:
+    """What a kernel would read beyond its end."""
+    sizes = {
+        "tensor": 0 if tensor_values is None else len(tensor_values),
+        "group": 0 if group_values is None else len(group_values),
+        "model": 0 if model_values is None else len(model_values),
+    }
+    for one in reductions:
+        if not 0 <= one.slot < sizes[one.reach]:
+            raise ValueError(f"{one} has no slot: there are {sizes[one.reach]}")
+    if tensor_values is not None and tensor_values.shape[1] != rows:
+        raise ValueError(f"tensor_values must be [slots, {rows}]")
 
 
 def launch(phase: Any, table: Table, *, call: int = 0, **options) -> Launch:

@@ -24,7 +24,7 @@ from ..compiler.program import Compute, Program
 from . import native
 from .computing import compute
 from .frame import Frame, write
-from .kernels import Kernels
+from .kernels import C, Kernels
 from .layout import Rows
 
 NAMESPACE = __name__.partition(".")[0]
@@ -86,7 +86,7 @@ class PhaseOperator:
 
 def _text(phase: Compute) -> str:
     graph = getattr(phase.module, "code", None)
-    return str(graph if graph is not None else phase.sources.get(()))
+    return str(graph if graph is not None else phase.sources.get(("c",)))
 
 
 def _register(name: str, own: PhaseOperator, program: Program) -> Any:
@@ -150,7 +150,7 @@ def _run(
             values=given,
         )
         if native.compiler() is not None and all(t.device.type == "cpu" for t in tensors):
-            frame.kernels = Kernels(SimpleNamespace(names=[""] * count, params=tensors))
+            frame.kernels = Kernels(SimpleNamespace(names=[""] * count, params=tensors), C())
         compute(phase, frame)
         _leave(own, frame, named)
         torch.autograd.graph.increment_version(chain.from_iterable(columns[k] for k in own.written))

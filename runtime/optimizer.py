@@ -18,6 +18,8 @@ from .loops import Closure, Gradients, Loop, Objective
 from .state import Slots, to_local
 from .workers import alone, own_seed, seated
 
+BACKENDS = ("auto", "eager", "c", "triton", "inductor")
+
 
 class Optimizer(torch.optim.Optimizer):
     """What all compiled rules share. `optimizer_class(program)` makes the class of one rule.
@@ -57,8 +59,8 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}"
             )
-        if backend not in ("auto", "eager", "c", "inductor"):
-            raise ValueError(f"Invalid backend: {backend!r}; one of auto, eager, c, inductor")
+        if backend not in BACKENDS:
+            raise ValueError(f"Invalid backend: {backend!r}; one of {', '.join(BACKENDS)}")
         missing = [n for n, d in program.options.items() if d is None and n not in options]
         if missing:
             raise TypeError(f"{program.name} needs the option {missing[0]!r}")

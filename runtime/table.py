@@ -178,7 +178,7 @@ class Table:
         self.addr = torch.zeros(self.columns, self.rows, dtype=torch.int64, device="cpu")
         self.numel = torch.zeros(self.rows, dtype=torch.int64, device="cpu")
         self.chunk_row = self.chunk_start = torch.zeros(0, dtype=torch.int64, device="cpu")
-        self.chunks = 0
+        self.chunks = self.cuts = 0
         # The same memory for Python: an element of a tensor costs microseconds.
         self._addr = (ctypes.c_int64 * (self.columns * self.rows)).from_address(
             self.addr.data_ptr()
@@ -304,7 +304,8 @@ class Table:
         return scratch.copy_(tensor.detach())
 
     def _cut(self) -> None:
-        """Cut the kept rows into chunks."""
+        """Cut the kept rows into chunks; who keeps a copy of them sees by `cuts` that it is old."""
+        self.cuts += 1
         numel, verdict = self.numel.data_ptr(), self._verdict
         count = _library().optc_chunks(numel, verdict, self.rows, None, None)
         if count > len(self.chunk_row):

@@ -1,29 +1,20 @@
 """Prints an element-wise phase as C over a pointer table.
 
-One function runs a range of chunks; a chunk is a stretch of one tensor. What is coarser than an
-element is computed once a chunk in double (the head), elements in the working type (the body), sums
-in 16 double lanes that are added in a fixed order. Only numbers and names made here are printed: no
-text of a spec reaches the compiler.
+One function runs a range of chunks; a chunk is a stretch of one tensor. Sums run in 16 double lanes
+that are added in a fixed order.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
-
-from ..cells import arrange, fold_cells, spread
-from ..ops import OPS
+from ..ops import Op
 from ..program import Compute
-from ..signature import Signature, typed
-from ..torch_ops import FUNCTIONS
+from .element import Printer
 
 LANES = 16
-_OP_OF = {function: name for name, function in FUNCTIONS.items()}
-COARSE = ("tensor", "group", "model", "host")
 
 _START = {"sum": "0", "max": "-INFINITY", "min": "INFINITY"}
 _ADD = {
@@ -31,37 +22,45 @@ _ADD = {
     "max": "{0} = optc_larger({0}, {1});",
     "min": "{0} = optc_smaller({0}, {1});",
 }
-FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
-"""The operation that a reduction of truth values is, on 0 and 1."""
+_VALUE = {
+    "host": "h[{0}]",
+    "tensor": "a->tensor_values[{0} * a->rows + r]",
+    "group": "a->group_values[{0} * a->groups + a->group_of_row[r]]",
+    "model": "a->model_values[{0}]",
+}
 
 
-@dataclass
-class _Printer:
-    phase: Compute
-    head: list[str] = field(default_factory=list)
-    body: list[str] = field(default_factory=list)
-    names: dict[fx.Node, tuple[str, bool]] = field(default_factory=dict)
-    cast: dict[str, str] = field(default_factory=dict)
+class CPrinter(Printer):
+    """C; `signature.typed` names `real`, `F` and the types of the columns."""
 
-    def operand(self, value: Any, coarse: bool) -> str:
-        """A value as C: a number, a head variable (cast once where the body reads it), a body
-        variable.
-        """
-        if not isinstance(value, fx.Node):
-            return number(value, "double" if coarse else "real")
-        name, is_coarse = self.names[value]
-        if coarse or not is_coarse:
-            return name
-        if name not in self.cast:
-            self.cast[name] = f"{name}_e"
-            self.head.append(f"const real {name}_e = (real){name};")
-        return self.cast[name]
+    def number(self, value: Any, coarse: bool) -> str:
+        return number(value, "double" if coarse else "real")
 
-    def define(self, node: fx.Node, text: str, coarse: bool, logical: bool = False) -> None:
-        name = "v" + re.sub(r"\W", "_", node.name)
+    def assign(self, name: str, text: str, coarse: bool, logical: bool) -> str:
         kind = "int" if logical else "double" if coarse else "real"
-        (self.head if coarse else self.body).append(f"const {kind} {name} = {text};")
-        self.names[node] = (name, coarse)
+        return f"const {kind} {name} = {text};"
+
+    def truth(self, value: bool) -> str:
+        return number(value, "int")
+
+    def narrowed(self, name: str, coarse_name: str) -> str:
+        return f"const real {name} = (real){coarse_name};"
+
+    def cell(self, place: int) -> str:
+        return f"load{place}(c{place}[i])"
+
+    def value(self, how: str, place: int) -> str:
+        return _VALUE[how].format(place)
+
+    def draw(self, how: str, stream: int) -> str:
+        key = f"k{len(self.head)}"
+        self.head.append(f"const uint64_t {key} = optc_key(a->seed, {stream}u);")
+        cell = "(uint64_t)(a->cell_offset[r] + start + i)"
+        return f"F({how})(optc_philox({key}, {cell}, a->call, 0))"
+
+    def apply(self, op: Op, operands: list[str], coarse: bool) -> str:
+        text = op.c.format(*operands, f="" if coarse else "@")
+        return re.sub(r"optc_(\w+)@", r"F(\1)", text)
 
 
 def number(value: Any, kind: str) -> str:
@@ -76,115 +75,15 @@ def number(value: Any, kind: str) -> str:
     return f"({kind}){value!r}"
 
 
-def layout(phase: Compute) -> dict[str, list[Any]]:
-    """Where each port finds its value: a column, or a place among the values of its reach."""
-    places: dict[str, list[Any]] = {"cell": [], "tensor": [], "group": [], "model": [], "host": []}
-    for port in phase.inputs:
-        if port.how in places:
-            places[port.how].append(port)
-    return places
+def print_phase(phase: Compute) -> str:
+    """The C function `phase`, without the lines that name its types."""
+    printer = CPrinter(phase)
+    stores, sums = printer.walk()
+    stored = [f"c{place}[i] = store{place}({value});" for place, value in stores]
+    return _function(printer, stored, sums)
 
 
-def print_phase(phase: Compute, signature: Signature, name: str) -> str:
-    """The C source of a phase for one signature of types."""
-    return typed(signature) + print_any(phase, name)
-
-
-def print_any(phase: Compute, name: str) -> str:
-    """The C source of a phase for any signature, without the lines that name its types."""
-    assert isinstance(phase.module, fx.GraphModule)
-    printer = _Printer(phase)
-    result: fx.Node | None = None
-    at = {"cell": 0, "tensor": 0, "group": 0, "model": 0}
-    for node in phase.module.graph.nodes:
-        if node.op == "placeholder":
-            _placeholder(printer, node, at)
-        elif node.op == "call_function":
-            _call(printer, node)
-        elif node.op == "output":
-            result = node
-    assert result is not None
-    stores, sums = _results(printer, result.args[0])
-    return _function(printer, name, stores, sums)
-
-
-def _placeholder(p: _Printer, node: fx.Node, at: dict[str, int]) -> None:
-    port = p.phase.inputs[node.meta["port"]]
-    if port.how == "like":
-        p.names[node] = ("like", False)
-        return
-    if port.how == "draw":
-        how, stream = port.source.split(":")
-        assert how in ("normal", "uniform", "rademacher")
-        key = f"k{len(p.head)}"
-        p.head.append(f"const uint64_t {key} = optc_key(a->seed, {int(stream)}u);")
-        cell = "(uint64_t)(a->cell_offset[r] + start + i)"
-        p.define(node, f"F({how})(optc_philox({key}, {cell}, a->call, 0))", False)
-        return
-    if port.how == "host":
-        p.define(node, f"h[{int(port.source)}]", True)
-        return
-    how = "model" if port.how == "size" else port.how
-    place = at[how]
-    at[how] += 1
-    if how == "cell":
-        p.define(node, f"load{place}(c{place}[i])", False)
-        return
-    where = {
-        "tensor": f"a->tensor_values[{place} * a->rows + r]",
-        "group": f"a->group_values[{place} * a->groups + a->group_of_row[r]]",
-        "model": f"a->model_values[{place}]",
-    }[how]
-    p.define(node, where, True)
-
-
-def _call(p: _Printer, node: fx.Node) -> None:
-    first = node.args[0]
-    if node.target is fold_cells:  # the sum itself is taken in `_results`
-        p.names[node] = p.names[first] if isinstance(first, fx.Node) else ("", False)
-        return
-    if node.target is arrange:  # a value without axes: its place among dimensions is nothing in C
-        assert node.args[1] == () and isinstance(first, fx.Node)
-        p.names[node] = p.names[first]
-        return
-    if node.target is spread:
-        if isinstance(first, fx.Node) and not p.names[first][1]:
-            p.names[node] = p.names[first]
-        else:
-            p.define(node, p.operand(first, False), False)
-        return
-    if getattr(node.target, "__name__", "") == "tensor":  # a truth value written out
-        p.define(node, number(first, "int"), True, True)
-        return
-    op = OPS[_OP_OF[node.target]]  # type: ignore[index]
-    coarse = all(not isinstance(x, fx.Node) or p.names[x][1] for x in node.args)
-    operands = [p.operand(x, coarse) for x in node.args]
-    if op.name == "pow" and node.args[1] == 2:
-        text = f"({operands[0]} * {operands[0]})"
-    else:
-        text = op.c.format(*operands, f="" if coarse else "@")
-        text = re.sub(r"optc_(\w+)@", r"F(\1)", text)
-    p.define(node, text, coarse, op.logical)
-
-
-def _results(p: _Printer, values: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """Stores of the columns, and (how, value) of the reductions."""
-    stores, sums = [], []
-    _, places = p.phase.columns()
-    for output, value, place in zip(p.phase.outputs, values, places, strict=True):
-        if output.combine:
-            source = (
-                value.args[0]
-                if isinstance(value, fx.Node) and value.target is fold_cells
-                else value
-            )
-            sums.append((FINISH[output.combine], p.operand(source, False)))
-        else:
-            stores.append(f"c{place}[i] = store{place}({p.operand(value, False)});")
-    return stores, sums
-
-
-def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, str]]) -> str:
+def _function(p: CPrinter, stores: list[str], sums: list[tuple[str, str]]) -> str:
     written = {place for place in p.phase.columns()[1] if place >= 0}
     pointers = []
     for k in range(len(p.phase.columns()[0])):
@@ -214,7 +113,7 @@ def _function(p: _Printer, name: str, stores: list[str], sums: list[tuple[str, s
     ]
     text = "\n".join("    " + line for line in lines)
     return (
-        f"void {name}(const optc_args *a, int64_t begin, int64_t end) {{\n"
+        "void phase(const optc_args *a, int64_t begin, int64_t end) {\n"
         f"  for (int64_t c = begin; c < end; ++c) {{\n{text}\n  }}\n}}\n"
     )
 

@@ -13,8 +13,8 @@ ROOTS = (
     *("runtime/optimizer.py", "runtime/functional.py"),
     *("compiler/signature.py", "compiler/cells.py", "compiler/scalars.py"),
 )
-FOREIGN = frozenset((*sys.stdlib_module_names, "torch"))
-"""What a carried module may import besides others of ours."""
+FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "triton"))
+"""What a carried module may import besides others of ours; triton only where there is a GPU."""
 
 
 @cache

@@ -19,8 +19,8 @@ from torch import fx
 from ... import __version__
 from ..program import Cells, Compute, Host, Loop, Plan, Port, Printed, Program, Test
 from . import box
-from .c import print_any
 from .carried import carried
+from .kernel import PRINTERS, folded
 from .python import (
     HOME,
     INDENT,
@@ -199,21 +199,25 @@ class _Module:
         return replace(host, module=Raw(f"{HOME}.Printed({name})"))  # type: ignore[arg-type]
 
     def _compute(self, phase: Compute, hosts: Sequence[str], slots: dict[str, str]) -> Compute:
-        """Write the function of a phase, and its C text if it is element-wise."""
+        """Write the function of a phase, and its kernels' texts if it is element-wise."""
         assert isinstance(phase.module, fx.GraphModule)
         graph = phase.module.graph
         parameters = _port_names(phase, graph, hosts)
         printer = Printer(graph, parameters, [_result_name(o, slots) for o in phase.outputs])
         body = printer.body(_origin)
         doc = _describe(phase, slots)
-        source = _folded(print_any(phase, "phase")) if phase.mode == "kernel" else ""
+        kernel = phase.mode == "kernel"
+        texts = {x: folded(show(phase), x, WIDTH) for x, show in PRINTERS.items()} if kernel else {}
         kind = "model" if not phase.space else PLACE[phase.mode]
-        name, fresh = self._named(kind, (*parameters.values(), "->", *body, source, doc))
+        name, fresh = self._named(kind, (*parameters.values(), "->", *body, *texts.values(), doc))
         if fresh:
             self.phases.append(function(name, parameters.values(), doc, body))
-            if source:
-                self.phases.append([f"{name.upper()}_C = {_raw(chr(10) + source)}"])
-        sources: Any = {(): Raw(f"{name.upper()}_C")} if source else {}
+        sources: Any = {}
+        for language, text in texts.items():
+            constant = f"{name.upper()}_{language.upper()}"
+            sources[language,] = Raw(constant)
+            if fresh:
+                self.phases.append([f"{constant} = {_raw(chr(10) + text)}"])
         module: Any = Raw(f"{HOME}.Printed({name})")
         return replace(phase, name=name, module=module, sources=sources)
 
@@ -348,18 +352,6 @@ def _raw(text: str) -> str:
         if quotes not in text and not text.endswith((quotes[0], "\\")) and "\r" not in text:
             return f"r{quotes}{text}{quotes}"
     return repr(text)
-
-
-def _folded(source: str) -> str:
-    """C with its long lines broken between words."""
-    lines: list[str] = []
-    for line in source.rstrip("\n").split("\n"):
-        depth = len(line) - len(line.lstrip())
-        while len(line) > WIDTH and (cut := line.rfind(" ", depth + 1, WIDTH)) > 0:
-            lines.append(line[:cut])
-            line = " " * (depth + 4) + line[cut + 1 :]
-        lines.append(line)
-    return "\n".join(lines) + "\n"
 
 
 def _loader() -> list[str]:
