@@ -22,6 +22,11 @@ def ratio(a: Any, b: Any) -> Tensor:
     return torch.where(zero, 0.0, a / torch.where(zero, 1.0, b))
 
 
+def truth(x: Tensor) -> Tensor:
+    """What a number says that stands for true (1) or false (0)."""
+    return x if x.dtype == torch.bool else x != 0
+
+
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger one; NaN in either stays."""
     return torch.maximum(*_both(a, b))

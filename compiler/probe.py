@@ -24,12 +24,18 @@ def probe(tree: s.Primitive) -> s.Rule | None:
             own = s.TypeExpr("model", item.type.axes) if item.type.axes else None
             body.append(s.Declare("loss", (s.Slot(item.name, own),)))
             arguments.append(s.Argument("", s.Name(item.name)))
+        elif supplied(item, tree.kind) == "" and item.type is not None and item.type.axes:
+            body.append(s.Declare("input", (s.Slot(item.name, item.type),)))
+            arguments.append(s.Argument("", s.Name(item.name)))
         elif supplied(item, tree.kind) == "":
             arguments.append(s.Argument("", s.Name("w") if item.type is None else _NUMBER))
     arguments += [s.Argument(o.name, _NUMBER) for o in tree.options if o.default is None]
     call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
     if tree.kind == "stepsize":
         body.append(s.Step("step", call, span=tree.span))
+    elif tree.kind == "monitor":
+        body.append(s.Step(tree.kind, call, span=tree.span))
+        body.append(s.Write((s.Name("w"),), (s.Binary("*", s.Name("w"), _NUMBER),)))
     else:
         body.append(s.Step(tree.kind, call, span=tree.span))
         body.append(s.Step("step", _NUMBER, span=tree.span))

@@ -235,7 +235,7 @@ def _random(phase: Call, frame: Frame) -> Any:
     stream = a["stream"]
     for x in phase.inputs:  # turns of a loop draw different numbers
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
-    lead = [frame.size(n) for _, n in a["axes"]]
+    lead = [frame.sizes[k.rstrip("'")] if n is None else frame.size(n) for k, n in a["axes"]]
     if a["reach"] in ("model", "group"):
         return draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0).reshape(
             lead

@@ -102,7 +102,10 @@ class Builder:
             return self._holder(("host", node), _friendly(node), str(self.low.host(node)), "host")
         reach = node.type.reach
         how = "cell" if reach in torch_ops.FINE else reach
-        return self._holder(node, _friendly(node), self.low.name(node), how)
+        value = self._holder(node, _friendly(node), self.low.name(node), how)
+        # a kernel keeps a truth value as a number
+        kept = self.mode != "c" and how == "cell" and node.type.logical
+        return self.graph.call_function(cells.truth, (value,)) if kept else value
 
     def _holder(self, key: Any, name: str, source: str, how: str) -> fx.Node:
         if key not in self.holders:
@@ -158,7 +161,8 @@ class Builder:
         if axis.name in cells.SIDES:
             return self.graph.call_function(cells.SIDES[axis.name], (self._like(),))
         if self.low.supplied(axis):
-            return self._holder(("size", axis.name), f"places_{axis.name}", axis.name, "size")
+            name = self.low.axes[axis.name]
+            return self._holder(("size", name), f"places_{name}", name, "size")
         for node, value in self.values.items():
             for place, other in enumerate(node.type.axes):
                 if (

@@ -22,6 +22,7 @@ from .need import needs
 
 FLOATING = ("c", "s")
 FINE = ("element", "row", "column")
+PLACES = ("eye", "iota", "expand", "random")
 
 
 def source_of(node: Node) -> str:
@@ -53,11 +54,16 @@ class Lowering:
         roots: list[Node],
         bound: Iterable[Node] = (),
         hosts: list[Node] | None = None,
+        axes: dict[str, str] | None = None,
     ):
         self.graph, self.roots = graph, roots
+        self.axes = dict(axes or {})  # those of the loop's answers, and their names there
         self.bound = set(bound)  # values that are there already: a loop's parameters and captures
         self.hosts: list[Node] = hosts if hosts is not None else []
-        self.order = [n for n in self._reachable()]
+        self.after: dict[Node, list[Node]] = {}  # places -> the answers that say how many
+        self.order = self._reachable()
+        if self._wait_for_axes():
+            self.order = self._reachable()
         self.cls: dict[Node, str] = {}
         self.level: dict[Node, int] = {}
         self.absent: dict[Node, bool] = {}
@@ -81,8 +87,29 @@ class Lowering:
                 done.add(node)
                 stack.append((node, True))
                 if node not in seen:
-                    stack.extend((i, False) for i in reversed(inputs_of(node)))
+                    before = (*inputs_of(node), *self.after.get(node, ()))
+                    stack.extend((i, False) for i in reversed(before))
         return result
+
+    def _wait_for_axes(self) -> bool:
+        """Have what is made from nothing wait for the first answers of the loop with its axes."""
+        first: dict[str, Node] = {}
+        for n in self.order:
+            if _CLASS.get(n.op) in ("ask", "data", "call") and n not in self.bound:
+                for a in n.type.axes:
+                    self.axes.setdefault(a.name, a.name)
+                    first.setdefault(a.name, n)
+            elif n.op == "rename":
+                for a, b in zip(n.inputs[0].type.axes, n.type.axes, strict=True):
+                    if a.name in self.axes:
+                        self.axes.setdefault(b.name, self.axes[a.name])
+        for n in self.order:
+            axes = (n["axis"],) if n.op == "size" else n.type.axes if n.op in PLACES else ()
+            known = [self.axes.get(a.name, "") for a in axes if a.size is None]
+            found = [first[name] for name in known if name in first]
+            if found:
+                self.after[n] = found
+        return bool(self.after)
 
     # Classes --------------------------------------------------------------------------------
 
@@ -139,12 +166,7 @@ class Lowering:
 
     def supplied(self, axis: Axis) -> bool:
         """Whether an axis comes with the answers of the loop."""
-        return any(
-            a.name == axis.name
-            for n in self.order
-            if self.cls.get(n) in ("ask", "data", "call")
-            for a in n.type.axes
-        )
+        return axis.name in self.axes
 
     def _c_able(self, n: Node) -> bool:
         return n.type.reach == "element" and not n.type.axes
@@ -163,6 +185,7 @@ class Lowering:
         if self.cls[n] in ("leaf", "host"):
             return 0
         before = [self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level]
+        before += [self.level[i] + 1 for i in self.after.get(n, ()) if i in self.level]
         literal = self._when(n)
         if literal is not None:  # the condition is known before the loop is asked
             before.append(self.level[literal[0]] + 1)
@@ -425,6 +448,7 @@ class Lowering:
             roots,
             [*region.parameters, region.index, *(f for f in free if self.cls.get(f) != "host")],
             self.hosts,
+            self.axes,
         )
         body = inner.phases()
         count = self._size(Axis("", n.inputs[0])) if n.inputs[0].known <= HOST else None
