@@ -149,13 +149,15 @@ for _name, _how in (("sum", "sum"), ("any", "any"), ("all", "all"), ("product", 
 @builtin("count", "x over")
 def count(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
     """How many cells a value has over a reach (all of them, whatever their values)."""
-    return reduce(ctx, "sum", _all_cells(ctx, as_node(ctx, x, span), 1.0, span), over, span)
-
-
-def _all_cells(ctx: Context, value: Node, number: float, span: Span) -> Node:
-    """A number in all cells that a value has, whatever is there."""
-    same, constant = ctx.map("eq", value, value, span=span), ctx.graph.const(number, span)
-    return ctx.map("where", same, constant, constant, span=span)
+    value = as_node(ctx, x, span)
+    one = ctx.map(
+        "where",
+        ctx.map("eq", value, value, span=span),
+        ctx.graph.const(1.0),
+        ctx.graph.const(1.0),
+        span=span,
+    )
+    return reduce(ctx, "sum", one, over, span)
 
 
 @builtin("mean", "x over")
@@ -288,8 +290,6 @@ def _filled(name: str, number: float) -> None:
         type = replace(as_node(ctx, like, span).type, logical=False)
         if isinstance(axis, AxisName):
             type = replace(type, axes=(*type.axes, axis.axis))
-        elif any(a.size is None for a in type.axes):  # only the value itself has the length
-            return _all_cells(ctx, as_node(ctx, like, span), number, span)
         return ctx.expand(ctx.graph.const(number, span), type, span)
 
 

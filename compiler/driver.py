@@ -6,10 +6,12 @@ from typing import Any
 
 from . import syntax as s
 from .check import check
-from .ir import Graph, Node
+from .ir import Graph, Node, postorder
 from .parse import parse
 from .primitive import Registry
 from .source import Source
+
+ANSWERS = ("value", "gradient", "hvp", "jvp", "vjp")
 
 
 def tree(source: Source) -> s.File:
@@ -74,7 +76,7 @@ def program(graph: Graph, source: Source | None = None) -> Any:
                 "writes": {},
                 "outcomes": [],
                 "evals": {},
-                "metrics": {"value": init},
+                "metrics": {"value": init, **_lengths(graph, init)},
             }
         )
         return plan(alone)
@@ -116,6 +118,17 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
     )
+
+
+def _lengths(graph: Graph, init: Node) -> dict[str, Node]:
+    """The answers of the loop that say how long the axes of a slot's first value are."""
+    known = {a.name for n in postorder([init]) if n.op in ANSWERS for a in n.type.axes}
+    wanted = {a.name for n in postorder([init]) for a in n.type.axes if a.size is None} - known
+    found: dict[str, Node] = {}
+    for n in postorder(graph.roots()) if wanted else ():
+        if n.op in ANSWERS:
+            found |= {a.name: n for a in n.type.axes if a.name in wanted and a.name not in found}
+    return found
 
 
 def _domain(domain: Any) -> Any:
