@@ -16,15 +16,18 @@ from ..compiler import syntax as s
 from ..compiler.check import check_rule
 from ..compiler.checks import run_checks
 from ..compiler.driver import program
-from ..compiler.interpret import Interpreter, Tensors
+from ..compiler.interpret import Interpreter, Tensors, together
 from ..compiler.ir import Graph
 from ..compiler.pipeline import run as run_passes
 from ..compiler.primitive import Declaration, Registry
 from ..compiler.probe import probe
+from ..compiler.workers import SEEDS
 from ..runtime.optimizer import optimizer_class
 from ..runtime.random import draw
+from ..runtime.workers import simulate
 
 STEPS = 4
+WORKERS = 3
 BOUND = 1e-9
 """Printers agree with the interpreter in float64 to this, relative to the largest value."""
 
@@ -32,9 +35,9 @@ BOUND = 1e-9
 class Problem(nn.Module):
     """Three tensors and a smooth loss whose curvature differs between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(7 + worker)
         for name, shape in (("weight", (3, 4)), ("other", (2, 3)), ("bias", (5,))):
             start = torch.randn(shape, generator=generator, dtype=torch.float64)
             self.register_parameter(name, nn.Parameter(0.5 * start))
@@ -123,7 +126,9 @@ def probed(declaration: Declaration, registry: Registry) -> Graph | None:
         return None
     local = tree if declaration.call is None else None
     file = s.File("", tuple(x for x in (local,) if x is not None))
-    return run_passes(check_rule(rule, file, registry))
+    graph = run_passes(check_rule(rule, file, registry))
+    graph.workers = graph.mixes()
+    return graph
 
 
 def runnable(graph: Graph) -> str:
@@ -133,7 +138,7 @@ def runnable(graph: Graph) -> str:
     asked = {n.op for n in postorder(graph.roots())}
     if set(graph.objectives) - {"loss"}:
         return "it needs losses of its own"
-    if graph.oracles or graph.externs or graph.inputs or graph.workers:
+    if graph.oracles or graph.externs or graph.inputs:
         return "it needs what only its own loop supplies"
     if asked & {"draw", "split", "each", "subset"}:
         return "it needs data"
@@ -141,29 +146,50 @@ def runnable(graph: Graph) -> str:
 
 
 def meaning(graph: Graph, steps: int = STEPS) -> list[Tensor]:
-    model = Problem()
-    names = [n for n, _ in model.named_parameters()]
-    run = Interpreter(graph, Tensors(names, model.values()), [{}], Oracles(), numbers)
+    """The problem after some steps of the interpreter: of each worker, where workers mix."""
+    runs = [_interpreted(graph, i) for i in range(_size(graph))]
     for _ in range(steps):
-        run.step()
-    return run.tensors()
+        if graph.workers:
+            together(runs)
+        else:
+            runs[0].step()
+    return [x for run in runs for x in run.tensors()]
+
+
+def _size(graph: Graph) -> int:
+    return WORKERS if graph.workers else 1
+
+
+def _interpreted(graph: Graph, i: int) -> Interpreter:
+    model = Problem(i)
+    tensors = Tensors([n for n, _ in model.named_parameters()], model.values())
+    own = lambda how, stream, call, count: draw(how, SEEDS * i, stream, call, count)  # noqa: E731
+    return Interpreter(graph, tensors, [{}], Oracles(), own)
 
 
 def trained(graph: Graph, backend: str, steps: int = STEPS, half: bool = False) -> list[Tensor]:
     """The problem after some steps; with `half`, saved and loaded into a new optimizer midway."""
-    model = Problem()
-    made = optimizer_class(program(graph))
-    opt = made(list(model.named_parameters()), backend=backend)
+    models = [Problem(i) for i in range(_size(graph))]
+    opt = _optimizer(graph, models, backend)
     for step in range(steps):
         if half and step == steps // 2:
             file = io.BytesIO()
             torch.save(opt.state_dict(), file)
             file.seek(0)
-            opt = made(list(model.named_parameters()), backend=backend)
+            opt = _optimizer(graph, models, backend)
             opt.load_state_dict(torch.load(file, weights_only=True))
-        opt.bind(model=model, objective=lambda: model())
+        for model, own in zip(models, opt if graph.workers else [opt], strict=True):
+            own.bind(model=model, objective=model.forward)
         opt.step()
-    return model.values()
+    return [x for model in models for x in model.values()]
+
+
+def _optimizer(graph: Graph, models: list[Problem], backend: str) -> Any:
+    made = optimizer_class(program(graph))
+    named = [list(m.named_parameters()) for m in models]
+    if graph.workers:
+        return simulate(made, named, backend=backend)
+    return made(named[0], backend=backend)
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:

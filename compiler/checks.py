@@ -3,7 +3,8 @@
 The lines of a check are the steps of one instance: what stands before `gives` is what the step
 gets, what stands behind is what it must give. `g` (or `d`) is the gradient, `w` the point, `loss =
 p -> ..` an objective; other lists are inputs, numbers are options. A list inside an expression is
-a constant with the cells of the point.
+a constant with the cells of the point. Where the primitive mixes workers, the first axis of every
+list is that of the workers.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from . import syntax as s
 from .calls import supplied
 from .check import check_rule, locals_of
-from .interpret import Draw, Interpreter, Tensors
+from .interpret import Draw, Interpreter, Tensors, together
+from .ir import Graph
 from .primitive import Declaration, Registry
+from .workers import SEEDS
 
 DIRECTION = ("g", "d")
 TOLERANCE = 1e-9
@@ -77,49 +80,76 @@ def _misused(tree: s.Primitive, check: s.Check) -> list[Finding]:
 def _run(
     tree: s.Primitive, check: s.Check, registry: Registry, draw: Draw | None, file: s.File
 ) -> list[Finding]:
-    oracles: Any = _Given()
     constants: dict[str, s.List] = {}
     rule = _rule(tree, check.lines[0], constants)
     graph = check_rule(rule, file, registry)
     assert locals_of(file) is not None
+    mixes = graph.mixes()
     findings: list[Finding] = []
-    run: Interpreter | None = None
+    runs: list[Interpreter] = []
     for at, line in enumerate(check.lines, 1):
         given = {a.name: a.value for a in line.inputs}
-        point = array(given["w"]) if "w" in given else None
-        if run is None:
-            start = point if point is not None else torch.zeros_like(_shape(tree, given))
-            run = Interpreter(graph, Tensors(["w"], [start]), [{}], oracles, draw)
-        if point is not None:
-            run.slots["w"] = [point]
-        oracles.gradients = {k: array(v) for k, v in given.items() if isinstance(v, s.List)}
-        lists = {k: v for k, v in given.items() if isinstance(v, s.List)} | constants
-        run.inputs.update({k: _supply(tree, k, array(v)) for k, v in lists.items()})
+        lists = {k: array(v) for k, v in given.items() if isinstance(v, s.List)}
+        shares = _shares({**lists, **{k: array(v) for k, v in constants.items()}}, mixes)
+        runs = runs or [_begun(tree, graph, share, draw, i) for i, share in enumerate(shares)]
+        for run, share in zip(runs, shares, strict=True):
+            if "w" in share:
+                run.slots["w"] = [share["w"]]
+            run.oracles.gradients = share  # type: ignore[union-attr]
+            run.inputs.update({k: _supply(tree, k, v) for k, v in share.items()})
         try:
-            metrics = run.step()
+            metrics = together(runs) if mixes else [runs[0].step()]
         except _Missing as missing:
             return [Finding(check.name, at, str(missing), "given", "missing")]
         bound = float(number(line.within)) if line.within is not None else TOLERANCE
         for output in line.outputs:
             path = f"{tree.name}.{output.name}"
-            if output.name and path not in run.slots:
+            if output.name and path not in runs[0].slots:
                 findings.append(Finding(check.name, at, f"`{output.name}`", "a state", "none"))
                 continue
-            found = run.slots[path] if output.name else metrics["result"]
-            findings += _compare(check, at, output, found, bound)
+            found = [
+                _one(run.slots[path] if output.name else metric["result"])
+                for run, metric in zip(runs, metrics, strict=True)
+            ]
+            value = torch.stack(found) if mixes else found[0]
+            findings += _compare(check, at, output, value, bound)
     return findings
 
 
+def _shares(lists: dict[str, torch.Tensor], mixes: bool) -> list[dict[str, torch.Tensor]]:
+    """What each worker gets: where workers mix, a list's first axis is that of the workers."""
+    if not mixes:
+        return [lists]
+    n = len(next(iter(lists.values())))
+    return [{k: v[i] for k, v in lists.items()} for i in range(n)]
+
+
+def _begun(
+    tree: s.Primitive, graph: Graph, share: dict[str, torch.Tensor], draw: Draw | None, i: int
+) -> Interpreter:
+    """A worker's interpreter, or the only one; each draws numbers of its own."""
+    start = share["w"] if "w" in share else torch.zeros_like(_shape(tree, share))
+    own: Draw | None = draw
+    if draw is not None and i:
+        own = lambda how, stream, call, n: draw(how, stream + SEEDS * i, call, n)  # noqa: E731
+    oracles: Any = _Given()
+    return Interpreter(graph, Tensors(["w"], [start]), [{}], oracles, own)
+
+
+def _one(value: Any) -> torch.Tensor:
+    """What the only tensor has of a value."""
+    found = value[0] if isinstance(value, list) else value
+    return torch.as_tensor(found, dtype=torch.float64)
+
+
 def _compare(
-    check: s.Check, at: int, output: s.Argument, found: Any, bound: float
+    check: s.Check, at: int, output: s.Argument, value: torch.Tensor, bound: float
 ) -> list[Finding]:
-    value = found[0] if isinstance(found, list) else found
     expected = (
         array(output.value)
         if isinstance(output.value, s.List)
         else torch.tensor(float(number(output.value)), dtype=torch.float64)
     )
-    value = torch.as_tensor(value, dtype=torch.float64)
     what = f"`{output.name}`" if output.name else "the result"
     if value.dim() == 0 and expected.dim() and expected.numel() == 1:
         value = value.reshape(expected.shape)
@@ -131,15 +161,13 @@ def _compare(
     return [Finding(check.name, at, what, expected.tolist(), value.tolist())]
 
 
-def _shape(tree: s.Primitive, given: dict[str, s.Expr]) -> torch.Tensor:
+def _shape(tree: s.Primitive, share: dict[str, torch.Tensor]) -> torch.Tensor:
     """The shape of the point, where none is given: that of the gradient, or of the first list."""
     for item in tree.inputs:
-        value = given.get(item.name)
-        if isinstance(value, s.List):
+        if item.name in share:
             axes = len(item.type.axes) if item.type is not None else 0
-            return array(value)[(0,) * axes]
-    lists = [array(v) for v in given.values() if isinstance(v, s.List)]
-    return lists[0] if lists else torch.zeros(1, dtype=torch.float64)
+            return share[item.name][(0,) * axes]
+    return next(iter(share.values()), torch.zeros(1, dtype=torch.float64))
 
 
 def _supply(tree: s.Primitive, name: str, value: torch.Tensor) -> Any:
@@ -196,7 +224,7 @@ def _rule(tree: s.Primitive, line: s.CheckLine, constants: dict[str, s.List]) ->
     call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
     body.append(s.Metric("result", call))
     body.append(s.Write((s.Name("w"),), (s.Binary("*", s.Name("w"), s.Number(1)),)))
-    return s.Rule("check", (), tuple(body), span=tree.span)
+    return s.Rule("check", (), tuple(body), workers=True, span=tree.span)
 
 
 class _Missing(Exception):

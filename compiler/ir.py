@@ -211,6 +211,11 @@ class Graph:
         endings = [n for e in self.outcomes for n in (e.when, e.count) if n is not None]
         return [*self.writes.values(), *endings, *self.metrics.values(), *self.evals.values()]
 
+    def mixes(self) -> bool:
+        """Whether workers exchange anything."""
+        begins = [slot.init for slot in self.slots.values() if slot.init is not None]
+        return any(n.kind == "comm" for n in postorder([*self.roots(), *begins]))
+
     def with_roots(self, change: Callable[[Node], Node]) -> Graph:
         """The same rule with every root replaced; shares the table of nodes."""
         return Graph(

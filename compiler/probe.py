@@ -39,4 +39,4 @@ def probe(tree: s.Primitive) -> s.Rule | None:
     else:
         body.append(s.Step(tree.kind, call, span=tree.span))
         body.append(s.Step("step", _NUMBER, span=tree.span))
-    return s.Rule("probe", (), tuple(body), span=tree.span)
+    return s.Rule("probe", (), tuple(body), workers=True, span=tree.span)
