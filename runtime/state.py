@@ -113,6 +113,7 @@ class Slots:
                 frame.seed,
                 frame.maximize,
                 functional=True,
+                worker=frame.worker,
             )
             execute.run(plan, inner)
             values = inner.get(plan.metrics["value"])
