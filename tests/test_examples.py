@@ -167,7 +167,7 @@ def test_muon_in_bfloat16_is_torchs(shape: tuple[int, int], count: int) -> None:
     torch.optim.Muon(params[1], lr=0.02, weight_decay=0.0).step()
     for p, q, start in zip(*params, before, strict=True):
         moved = (q - start).norm()
-        assert 0.1 < moved and (p - q).norm() < 0.02 * moved
+        assert 0.05 < moved and (p - q).norm() < 0.02 * moved
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
