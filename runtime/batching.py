@@ -59,9 +59,9 @@ def together(
 ) -> list[Sequence[Any]]:
     """What the phase gives for each of some tensors: for each output, a value per tensor."""
     ports = phase.inputs
-    if len(rows) == 1:
-        return [(x,) for x in forward(*map(ready, ports, rows[0]))]
     own = [p.how in STACKED for p in ports]
+    if len(rows) == 1 or not any(own):
+        return [(x,) * len(rows) for x in forward(*map(ready, ports, rows[0]))]
     stack = [
         torch.stack([row[at] for row in rows]) if each else rows[0][at]
         for at, each in enumerate(own)
