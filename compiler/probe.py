@@ -8,6 +8,11 @@ from .calls import supplied
 _NUMBER = s.Number(1, "1")
 
 
+def _like_w(item: s.Input) -> bool:
+    """Whether an input has the cells of the target."""
+    return item.type is None or item.type.reach == "element"
+
+
 def probe(tree: s.Primitive) -> s.Rule | None:
     """`rule probe(): KIND name(...)`, with the losses it asks for; None for functions."""
     if tree.kind == "function":
@@ -28,7 +33,7 @@ def probe(tree: s.Primitive) -> s.Rule | None:
             body.append(s.Declare("input", (s.Slot(item.name, item.type),)))
             arguments.append(s.Argument("", s.Name(item.name)))
         elif supplied(item, tree.kind) == "":
-            arguments.append(s.Argument("", s.Name("w") if item.type is None else _NUMBER))
+            arguments.append(s.Argument("", s.Name("w") if _like_w(item) else _NUMBER))
     arguments += [s.Argument(o.name, _NUMBER) for o in tree.options if o.default is None]
     call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
     if tree.kind == "stepsize":
