@@ -226,6 +226,12 @@ def top(x: Tensor, amount: Any, by: str, fraction: bool, axes: int) -> Tensor:
     return torch.zeros_like(flat).scatter(-1, places, flat.gather(-1, places)).reshape(x.shape)
 
 
+def either(c: Tensor, a: float, b: float, like: Tensor | None) -> Tensor:
+    """One of two numbers, in the type in which a phase computes."""
+    dtype = like.dtype if like is not None else torch.float64
+    return torch.where(c, float(a), c.new_full(c.shape, float(b), dtype=dtype))
+
+
 def eye(n: Any, like: Tensor | None) -> Tensor:
     if like is None:
         return torch.eye(int(n), dtype=torch.float64)

@@ -63,13 +63,20 @@ def apply(
                 align(x, i.type, node.type, like, do)
                 for x, i in zip(inputs, node.inputs, strict=True)
             ]
+        of_numbers = node.op == "where" and not node.type.logical and _numbers(inputs[1:])
+        if of_numbers and not _numbers(inputs[:1]):
+            return do(cells.either, *inputs, like)
         return call(node.op, inputs, do)
     return _APPLY[node.op](node, inputs, like, sizes, do)
 
 
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, bool | int | float) for v in values)
+
+
 def call(op: str, values: Sequence[Any], do: Do = at_once) -> Any:
     """One element-wise operation, on tensors or numbers."""
-    if all(isinstance(v, bool | int | float) for v in values):
+    if _numbers(values):
         return scalars.HOST[op](*values)
     if op in ("and", "or", "not", "where"):
         first = 1 if op == "where" else len(values)

@@ -23,6 +23,8 @@ from .need import needs
 FLOATING = ("c", "s")
 FINE = ("element", "row", "column")
 PLACES = ("eye", "iota", "expand", "random")
+OWN = ("all", "rows", "cols")
+"""Axes whose places the tensors say, not the answers of a loop."""
 
 
 def source_of(node: Node) -> str:
@@ -105,7 +107,8 @@ class Lowering:
                         self.axes.setdefault(b.name, self.axes[a.name])
         for n in self.order:
             axes = (n["axis"],) if n.op == "size" else n.type.axes if n.op in PLACES else ()
-            known = [self.axes.get(a.name, "") for a in axes if a.size is None]
+            asked = [a for a in axes if a.size is None and a.name not in OWN]
+            known = [self.axes.get(a.name, "") for a in asked]
             found = [first[name] for name in known if name in first]
             if found:
                 self.after[n] = found

@@ -255,3 +255,52 @@ def test_sania_is_its_card_however_the_features_are_scaled(scales: tuple[int, ..
         opt.step()
         losses.append(loss().item())
     near(vector(losses[0], losses[1], losses[10]), 1.072006, 1.039879, 3.486e-4, bound=1e-4)
+
+
+# Greedy blocks --------------------------------------------------------------------------------
+
+PAIRS = matrix((4, 1, 0.5, 0), (1, 3, 0, 0.2), (0.5, 0, 10, 9), (0, 0.2, 9, 10))
+SLOPE = vector(1, -2, 3, 2.5)
+
+
+def model(x: Tensor) -> Tensor:
+    return quadratic(PAIRS, -SLOPE)(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ("size = 2, score = greedy.gs", (2, 3)),
+        ("size = 2, score = greedy.gsl", (0, 1)),
+        ("size = 2, score = greedy.gsd", (0, 1)),
+        ("size = 2, score = greedy.gsq", (0, 1)),
+        ("size = 2, variable = true", (1, 2)),
+    ],
+)
+def test_greedy_blocks_are_those_of_the_card(options: str, chosen: tuple[int, ...]) -> None:
+    line = f"precondition greedy_block_select({options})"
+    (x,) = path(line, model, torch.zeros(4, dtype=EXACT), 1)
+    near(-x, *(float(SLOPE[i]) if i in chosen else 0.0 for i in range(4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "one", "twenty"),
+    [
+        ("size = 2, score = greedy.gs, matrix = false", None, 6.0266e-4),
+        ("size = 2, score = greedy.gsl, matrix = false", -0.80136825, 7.3378e-4),
+        ("size = 2, score = greedy.gsl", -1.04545455, None),
+        ("size = 2", -1.04545455, None),
+    ],
+)
+def test_block_updates_are_those_of_the_card(
+    options: str, one: float | None, twenty: float | None
+) -> None:
+    line = f"precondition block_update({options})"
+    points = path(line, model, torch.zeros(4, dtype=EXACT), 20)
+    left = model(points[-1]) - model(-torch.linalg.solve(PAIRS, SLOPE))
+    if one is not None:
+        near(model(points[0]), one)
+    if twenty is not None:
+        near(left, twenty, bound=1e-4 * twenty)
+    else:
+        assert left < 1e-14
