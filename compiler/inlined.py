@@ -46,9 +46,18 @@ class Inliner:
                     s.Bind(("d",), s.Call(s.Name("grad"), (s.Argument("", s.Name("w")),)))
                 )
                 directed = True
-            directed = directed or any(isinstance(x, s.Bind) and "d" in x.names for x in made)
+            directed = directed or any(self.directs(x) for x in made)
             result += made
         return result
+
+    def directs(self, statement: s.Statement) -> bool:
+        """Whether `d` has a value below a line: it binds it, or is a step that stays and does."""
+        if isinstance(statement, s.Step):
+            declaration = self.find(statement)
+            tree = declaration.tree if declaration is not None else None
+            inputs = tree.inputs if isinstance(tree, s.Primitive) else ()
+            return "d" in {supplied(i, statement.kind) for i in inputs}
+        return isinstance(statement, s.Bind) and "d" in statement.names
 
     def statement(self, statement: s.Statement, directed: bool) -> list[s.Statement]:
         if isinstance(statement, s.Paper):
