@@ -22,22 +22,19 @@ def run(plan: Plan, frame: Frame) -> None:
 
 def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     """Run a step and settle it: `commit`, `veto` or `restore`."""
-    outcome, overflow = "", False
+    outcome = ""
     last = max([-1, *(k for k, p in enumerate(plan.phases) if asks(p))])
-    early = _early(plan, frame, last)
     for at, phase in enumerate(plan.phases):
         if at == last + 1 and overflowed(frame.loop):
-            overflow, outcome = True, "veto"
+            outcome = "veto"
         if isinstance(phase, Compute) and phase.in_place - plan.always:
             if plan.outcomes and not outcome:
                 outcome = settle(plan, frame)
             if outcome not in ("", "commit"):
                 continue
         _RUN[type(phase)](phase, frame)
-    if overflow or overflowed(frame.loop):
+    if not outcome and overflowed(frame.loop):
         outcome = "veto"
-        for slot, value in early.items():
-            _assign(frame, slot, value)
     outcome = outcome or settle(plan, frame)
     for kind, when, _ in plan.outcomes:
         if kind == "snapshot" and truth(frame.get(when)):
@@ -66,15 +63,6 @@ def overflowed(loop: Any) -> bool:
     """Whether a GradScaler's scale was too large for a gradient of this step: it is skipped."""
     found = getattr(loop, "found_inf", None)
     return found is not None and bool(found)
-
-
-def _early(plan: Plan, frame: Frame, last: int) -> dict[str, Any]:
-    """Under a scaler, copies of what is written before its flag is known."""
-    if getattr(frame.loop, "scaler", None) is None:
-        return {}
-    early = [p for p in plan.phases[:last] if isinstance(p, Compute)]
-    slots = {s for p in early for s in p.in_place - plan.always}
-    return {s: _copy(frame.column(s)) for s in slots}
 
 
 def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:

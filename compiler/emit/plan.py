@@ -1,15 +1,16 @@
 """The plan of a step: its phases, and for each write the place where it happens.
 
 A write is made in place by the kernel that computes it, if nobody reads the old version afterwards
-and
-the outcome of the step is known by then. Other writes wait for the end of the step.
+and the outcome of the step is known by then: nothing is written before the loop was asked for the
+last time, so that a loss that raises, or a scaler that finds its scale too large, finds all as it
+was. Other writes wait for the end of the step.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, body_nodes
 from ..program import Compute, Evaluate, Loop, Output, Plan
 from .host import host_module
 from .lower import Lowering
@@ -20,7 +21,8 @@ def plan(graph: Graph) -> Plan:
     writes = {key: node for s, n in graph.writes.items() for key, node in parts(s, n).items()}
     others = [r for r in graph.roots() if r not in graph.writes.values()]
     low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
-    decided = max((low.level[e.when] + 1 for e in graph.outcomes), default=0)
+    asked = [low.level[n] + 1 for n in low.order if asks(n) and low.cls[n] != "leaf"]
+    decided = max([*(low.level[e.when] + 1 for e in graph.outcomes), *asked], default=0)
     for slot, node in writes.items():
         if low.cls[node] == "c" and slot not in graph.always:
             low.write_level[node] = decided
@@ -50,6 +52,13 @@ def plan(graph: Graph) -> Plan:
         low.hosts
     )  # last: naming a scalar of the host gives it a place in the row
     return made
+
+
+def asks(node: Node) -> bool:
+    """Whether a node asks the loop for a loss or a derivative."""
+    if node.op == "loop":
+        return any(map(asks, body_nodes(node["body"])))
+    return node.kind in ("oracle", "extern") and node.op != "evaluate"
 
 
 def parts(slot: str, node: Node) -> dict[str, Node]:

@@ -1,7 +1,7 @@
-"""The three ways to call a rule give the same numbers on a real model, and errors say what to pass.
+"""Three ways to call a rule give the same numbers on a real model; errors say what to pass.
 
-`step(closure)`, `bind(..)` with `step(batch=..)` or `step(objective=..)`, and the functional step that
-torch.compile takes whole.
+`step(closure)`, `bind(..)` with `step(batch=..)` or `step(objective=..)`, and a functional step
+that torch.compile takes whole.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ NEEDS = {
     "perturb sam()\nstep lr": r"gradient of `loss` at another point.*optimizer.step\(closure\)",
     "metric f = loss(w)\nstep lr": r"value of `loss`.*returns the loss: optimizer.step\(closure\)",
     "w <- w - lr * hvp(loss, w, w)": r"curvature of `loss`.*bind\(model=model, objective=",
-    "w <- w - lr * mean(grad(w, on = each(batch)), over = examples)": r"`each`.*step\(batch=batch\)",
+    "w <- w - lr * mean(grad(w, on = each(batch)), over = examples)": r"`each`.*batch=batch",
     "w <- w - lr * grad(w, on = draw())": r"`draw`.*bind\(",
     "oracle score(x): element\nw <- w - lr * score(w)": r"`score`.*bind\(",
     "input level: model\nw <- w - lr * level * grad(w)": r"optimizer.supply\(level=...\)",
