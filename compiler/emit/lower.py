@@ -73,9 +73,8 @@ class Lowering:
             self.cls[node] = self._class(node)
             self.absent[node] = self._absent(node)
         self.need = needs(self.order, roots)
-        for _ in range(2 if any(map(self._bearers, self.order)) else 1):
-            for node in self.order:
-                self.level[node] = self._level(node)
+        for node in self.order:
+            self.level[node] = self._level(node)
         self.write_level: dict[Node, int] = {}
 
     def _reachable(self) -> list[Node]:
@@ -185,24 +184,9 @@ class Lowering:
             return False
         return any(self.absent.get(i, False) for i in n.inputs)
 
-    def _bearers(self, n: Node) -> list[Node]:
-        """What is asked of the loop and says how long the axes of a constant are."""
-        if self.cls[n] != "k" or n in self.bound:
-            return []
-        axes = (n["axis"],) if n.op == "size" else n.type.axes
-        open = [a for a in axes if a.size is None and a.name != "all"]
-        return [
-            x
-            for x in self.order
-            if self.cls[x] == "ask" and any(map(x.type.axes.__contains__, open))
-        ]
-
     def _level(self, n: Node) -> int:
         if self.cls[n] in ("leaf", "host"):
             return 0
-        bearers = [self.level[x] for x in self._bearers(n) if x in self.level]
-        if bearers:
-            return 1 + min(bearers)
         before = [self.level[i] + self._cut(i, n) for i in inputs_of(n) if i in self.level]
         before += [self.level[i] + 1 for i in self.after.get(n, ()) if i in self.level]
         literal = self._when(n)
