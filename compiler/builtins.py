@@ -16,7 +16,7 @@ from .source import Span
 from .types import DATA, MODEL, REACHES, Axis, Type, coarser_or_equal, union
 from .workers import unfit
 
-METAS = {"ndim", "rows", "cols", "numel"}
+METAS = {"ndim", "rows", "cols", "numel", "place"}
 CONSTANTS: dict[str, float | bool] = {
     "pi": math.pi,
     "inf": math.inf,

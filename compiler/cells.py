@@ -335,9 +335,14 @@ def sqrtm(x: Tensor) -> Tensor:
 
 def decompose(x: Tensor, how: str, part: int) -> Tensor:
     """One factor of eigh, qr or svd."""
+    return factors(x, how)[part]
+
+
+def factors(x: Tensor, how: str) -> Sequence[Tensor]:
+    """All factors."""
     if how == "svd":
-        return torch.linalg.svd(x, full_matrices=False)[part]
-    return (torch.linalg.eigh(x) if how == "eigh" else torch.linalg.qr(x))[part]
+        return torch.linalg.svd(x, full_matrices=False)
+    return torch.linalg.eigh(x) if how == "eigh" else torch.linalg.qr(x)
 
 
 def lstsq(a: Tensor, b: Tensor) -> Tensor:

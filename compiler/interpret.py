@@ -186,6 +186,8 @@ def _members(run: Interpreter) -> dict[str, list[int]]:
 
 def meta(run: Any, node: Node, i: int) -> Any:
     """What the host knows of tensor i: its name, shape, type; and functions of it."""
+    if node.op == "meta" and node["what"] == "place":
+        return float(i)
     if node.op == "meta":
         return describe(node, run.names[i], run.shapes[i], run.modules[i], run.dtypes[i])
     if node.op == "const":

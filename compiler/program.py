@@ -7,7 +7,7 @@ between phases have names: `slot:PATH` is what a slot holds, `v12` what node 12 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class Compute:
     """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices,
     axes).
 
+    The inputs `tests` are conditions of the host; by their truth values `sides` has graphs that
+    compute no side which is not taken.
     `space` is the domain whose tensors it runs over, or "" for the model; where `batched`, tensors
     of one shape may be stacked.
     """
@@ -61,8 +63,17 @@ class Compute:
     outputs: list[Output]
     module: fx.GraphModule | Printed
     batched: bool = False
+    tests: tuple[int, ...] = ()
+    sides: dict[tuple[bool, ...], fx.GraphModule | Printed] = field(default_factory=dict)
     in_place: set[str] = field(default_factory=set)
     sources: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def forward(self, row: Sequence[Any]) -> Callable[..., Any]:
+        """The function for the inputs of one tensor."""
+        module = (
+            self.sides[tuple(bool(row[at]) for at in self.tests)] if self.tests else self.module
+        )
+        return module.forward
 
     def columns(self) -> tuple[list[str], list[int]]:
         """The columns of a kernel's table, and the column that each output goes to.

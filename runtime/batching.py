@@ -30,7 +30,8 @@ Row = Sequence[Any]
 
 def batches(phase: Compute, frame: Frame, places: Sequence[int]) -> list[list[int]]:
     """Which places of the phase's domain run together: equal in shape, type, device and scalars."""
-    if not phase.batched or len(places) < 2:
+    own = any(p.how in STACKED for p in phase.inputs)
+    if not phase.batched or not own or len(places) < 2:
         return [[k] for k in places]
     hosts = [int(p.source) for p in phase.inputs if p.how == "host"]
     grouped = any(p.how == "group" for p in phase.inputs)
@@ -66,19 +67,21 @@ def together(
         torch.stack([row[at] for row in rows]) if each else rows[0][at]
         for at, each in enumerate(own)
     ]
-    plain: dict[int, Any] = {}  # a number, or an input as it came: the same for every tensor
+    known: dict[int, Sequence[Any]] = {}  # a number, or an input as it came
 
     def mapped(*values: Any) -> tuple[Tensor, ...]:
         outcome = forward(*values)
-        plain.update({at: x for at, x in enumerate(outcome) if not isinstance(x, Tensor)})
-        return tuple(x for x in outcome if isinstance(x, Tensor))
+        for at, x in enumerate(outcome):
+            came = next((j for j, v in enumerate(values) if v is x and own[j]), -1)
+            if came >= 0:
+                known[at] = [row[came] for row in rows]
+            elif not isinstance(x, Tensor):
+                known[at] = [x] * len(rows)
+        return tuple(x for at, x in enumerate(outcome) if at not in known)
 
     dims = tuple(0 if each else None for each in own)
     whole = iter(torch.func.vmap(mapped, in_dims=dims)(*map(ready, ports, stack)))
-    return [
-        [plain[at]] * len(rows) if at in plain else next(whole).unbind()
-        for at in range(len(phase.outputs))
-    ]
+    return [known[at] if at in known else next(whole).unbind() for at in range(len(phase.outputs))]
 
 
 def ready(port: Any, value: Any) -> Any:

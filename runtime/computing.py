@@ -23,21 +23,21 @@ def compute(phase: Compute, frame: Frame) -> None:
         return _model(phase, frame)
     if phase.mode == "kernel" and frame.kernels is not None and frame.kernels.run(phase, frame):
         return
-    tensorwise(phase, frame, phase.module.forward)
+    tensorwise(phase, frame)
 
 
-def tensorwise(phase: Compute, frame: Frame, forward: Callable[..., Sequence[Any]]) -> None:
-    """Run a phase over its tensors, those of one shape at once where that pays.
-
-    `forward` is the graph of the phase, or a compiled form of it.
-    """
+def tensorwise(
+    phase: Compute, frame: Frame, compiled: Callable[..., Sequence[Any]] | None = None
+) -> None:
+    """Run a phase over its tensors, those of one shape at once where that pays."""
     columns = columns_of(phase, frame)
     members = frame.members[phase.space]
     rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]
     present = [k for k, row in enumerate(rows) if not any(x is None for x in row)]
     results: list[list[Any]] = [[None] * len(rows) for _ in phase.outputs]
     for batch in batches(phase, frame, present):
-        values = together(phase, forward, [rows[k] for k in batch])
+        chosen = [rows[k] for k in batch]
+        values = together(phase, compiled or phase.forward(chosen[0]), chosen)
         for result, parts in zip(results, values, strict=True):
             for k, part in zip(batch, parts, strict=True):
                 result[k] = part

@@ -87,6 +87,8 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
         return any(fnmatch.fnmatchcase(text, x) for x in patterns)
     shape = p.shape
     rows = shape[0] if len(shape) else 1
+    if what == "place":
+        return float(i)
     if what == "total":
         return float(sum(q.numel() for q in layout.params))
     if what == "shape":

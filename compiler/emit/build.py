@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -44,10 +45,24 @@ class Builder:
             inputs = [self._value(i, node) for i in node.inputs]
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
         self.graph.output(tuple(self._result(a) for a in self.anchors))
+        self._decompose_once()
         if self.mode == "t":
             low(self.graph)
         self.graph.lint()
         return fx.GraphModule({}, self.graph), self.ports
+
+    def _decompose_once(self) -> None:
+        """Factors of one matrix come from one decomposition."""
+        whole: dict[Any, fx.Node] = {}
+        for node in [n for n in self.graph.nodes if n.target is cells.decompose]:
+            x, how, part = node.args
+            with self.graph.inserting_before(node):
+                if (x, how) not in whole:
+                    whole[x, how] = self.graph.call_function(cells.factors, (x, how))
+                one = self.graph.call_function(operator.getitem, (whole[x, how], part))
+            one.meta.update(node.meta)
+            node.replace_all_uses_with(one)
+            self.graph.erase_node(node)
 
     def _result(self, anchor: Node) -> Any:
         value = self.values[anchor]
@@ -119,6 +134,8 @@ class Builder:
             with self.graph.inserting_before(first) if first is not None else nullcontext():
                 holder = self.graph.placeholder(fresh)
             holder.meta.update(reach=how, port=len(self.ports))
+            if isinstance(key, Node):
+                holder.meta["node"] = key
             self.ports.append(Port(fresh, source, how))
             self.holders[key] = holder
         return self.holders[key]

@@ -19,6 +19,7 @@ from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
 from ..types import HOST, Axis, Type
 from .build import Builder
 from .need import needs
+from .sides import sides
 
 FLOATING = ("c", "s")
 FINE = ("element", "row", "column")
@@ -335,6 +336,7 @@ class Lowering:
             outputs,
             module,
             mode == "t" and all(x.target not in cells.ALONE for x in module.graph.nodes),
+            *(sides(module, inputs) if mode == "t" else ()),
         )
 
     def _output(self, n: Node) -> Output:

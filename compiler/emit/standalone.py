@@ -199,6 +199,14 @@ class _Module:
         return replace(host, module=Raw(f"{HOME}.Printed({name})"))  # type: ignore[arg-type]
 
     def _compute(self, phase: Compute, hosts: Sequence[str], slots: dict[str, str]) -> Compute:
+        """Write the functions of a phase: one, or one for each way its conditions come out."""
+        sides: dict[tuple[bool, ...], Any] = {
+            truth: self._function(replace(phase, module=module), hosts, slots).module
+            for truth, module in phase.sides.items()
+        }
+        return replace(self._function(phase, hosts, slots), sides=sides)
+
+    def _function(self, phase: Compute, hosts: Sequence[str], slots: dict[str, str]) -> Compute:
         """Write the function of a phase, and its kernels' texts if it is element-wise."""
         assert isinstance(phase.module, fx.GraphModule)
         graph = phase.module.graph

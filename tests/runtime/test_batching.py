@@ -121,6 +121,22 @@ def test_calls_do_not_grow_with_the_number_of_tensors(
     assert 0 < calls(3) == calls(40)
 
 
+def test_states_that_begin_alike_are_not_one() -> None:
+    text = (
+        "precondition p(g):\n    state P: tensor[rows, rows'] = eye(rows)\n    m = matrix(g)\n"
+        "    P <- P + m @ transpose(m)\n    return back(P @ m)\n"
+        "rule r(lr = 0.1):\n    precondition p()\n    step lr\n"
+    )
+    params = [torch.nn.Parameter(torch.randn(3, 2)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    opt = optc.loads(text)(params)
+    opt.step()
+    for p in params:
+        state = next(v for v in opt.state[p].values() if v.shape == (3, 3))
+        torch.testing.assert_close(state, torch.eye(3) + p.grad @ p.grad.mT)
+
+
 def test_a_stack_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "STACK", 48)
     text = rule(EXPRESSIONS["polar"])
