@@ -21,7 +21,7 @@ WHITEN = """precondition whiten(g; k = 3):
     m = matrix(g)
     if t == 1 or (call + place) % k == 0:
         values, vectors = eigh(m @ transpose(m) + 0.1 * eye(rows))
-        P <- (vectors * values'^-0.5) @ transpose(vectors)
+        P <- vectors * values'^-0.5 @ transpose(vectors)
     return back(P @ m)
 rule spread(lr = 0.1):
     precondition whiten()
