@@ -17,7 +17,7 @@ from . import syntax as s
 from .ir import Node, inputs_of, postorder
 from .matrix_derivatives import REVERSE, extra, tangents
 from .ops import OPS
-from .scope import Context, Scope
+from .scope import Context, Scope, agreed
 from .source import NOWHERE, Span
 from .types import MODEL, Axis, Type, finer, meet, union
 
@@ -59,6 +59,8 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
     Axes that only the seed has are mapped: one product for each of their places. So are axes that
     the point has: the function is one of each place.
     """
+    if seed is None:  # an option weighs the function: one number if the groups agree on it
+        result = agreed(ctx, result, span)
     own = [a for a in result.type.axes if x.type.axis(a.name, a.primes) is None]
     if seed is None and (result.type.reach != "model" or own):
         ctx.error(
