@@ -77,7 +77,7 @@ def build(source: str, name: str) -> Any:
 
     from . import triton_math
 
-    shown = "optc_" + re.sub(r"\W", "_", name, flags=re.ASCII)
+    shown = "optc_phase_" + re.sub(r"\W", "_", name, flags=re.ASCII)
     text = source.replace("def phase(", f"def {shown}(", 1)
     # Triton asks for the text of the function: it has one without being a file.
     file = f"<optc {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
@@ -184,7 +184,7 @@ class Launch:
         numel, chunk_row, chunk_start, _ = self.cut
         tensor_values, group_values, model_values = self.values
         host_row, group_of_row = self.rows_of
-        words = [_signed(self.seed), _signed(call)] if self.draws else [0, 0]
+        words = [signed(self.seed), signed(call)] if self.draws else [0, 0]
         self.kernel[(self.table.chunks,)](
             self.addr.of(self.table.addr),
             numel,
@@ -241,7 +241,7 @@ def on(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """64 bits as int64 holds them."""
     word %= 2**64
     return word - 2**64 if word >= 2**63 else word

@@ -17,7 +17,7 @@ ROUND = tl.constexpr(6755399441055744.0)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 INF = tl.constexpr(float("inf"))
-NAN = tl.constexpr(float("nan"))
+"""A NaN would not do here: it differs from itself, and Triton would call it changed."""
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def log_core(x):
 @triton.jit
 def log_any(x):
     y = tl.where(x < INF, log_core(x), x)
-    return tl.where(x > 0, y, tl.where(x == 0, -INF, NAN))
+    return tl.where(x > 0, y, tl.where(x == 0, -INF, float("nan")))
 
 
 @triton.jit
@@ -217,7 +217,7 @@ def optc_pow(x, y):
     whole = optc_round(d) == d
     odd = whole & (optc_round(half) != half)
     value = tl.where((d == 0) | ((a == 1) & (d == d)), 1.0, r)
-    value = tl.where((x < 0) & (a < INF) & (whole == 0) & (d == d), NAN, value)
+    value = tl.where((x < 0) & (a < INF) & (whole == 0) & (d == d), float("nan"), value)
     signed = copysign(tl.full((), 1.0, tl.float64), x.to(tl.float64)) < 0
     value = tl.where(signed & odd, value * -1.0, value)
     return tl.where(x == 1, 1.0, value).to(x.dtype)
@@ -239,12 +239,29 @@ def optc_erf(x):
 
 
 @triton.jit
+def upper_half(x):
+    """The bits of a float rounded to bfloat16, to nearest even; a NaN stays one."""
+    u = x.to(tl.int32, bitcast=True)
+    rounded = u + 0x7FFF + ((u >> 16) & 1)
+    return tl.where(x != x, u | 0x00400000, rounded) >> 16
+
+
+@triton.jit
+def optc_bf16(x):
+    """Rounded to bfloat16, and back."""
+    bits = upper_half(x.to(tl.float32)) << 16
+    return bits.to(tl.float32, bitcast=True).to(x.dtype)
+
+
+@triton.jit
 def optc_as(x, kind: tl.constexpr):
     """A value in the type of its column: truth values are 0 and 1, 16 bits come from float32."""
     if kind == tl.uint8:
         return (x != 0).to(tl.uint8)
-    elif (kind == tl.bfloat16) or (kind == tl.float16):
-        return x.to(tl.float32).to(kind)
+    elif kind == tl.bfloat16:
+        return upper_half(x.to(tl.float32)).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    elif kind == tl.float16:
+        return x.to(tl.float32).to(tl.float16)
     else:
         return x.to(kind)
 

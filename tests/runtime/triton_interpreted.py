@@ -1,0 +1,364 @@
+"""Triton's kernels on tensors of the CPU; `test_triton.py` runs this file under TRITON_INTERPRET=1.
+
+Blocks of 8 elements, so that small tensors have whole blocks and a rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from optc.cli.contract import BOUND, gap, meaning, probed, runnable, trained
+from optc.compiler.ops import OPS, Op
+from optc.compiler.syntax import KINDS
+from optc.plugins.registry import library
+from optc.runtime import random, triton
+from optc.runtime.optimizer import optimizer_class
+
+from .compare import compiled, difference, interpreted, optimized
+from .rules import ADAMW, CLIPPED, RULES
+
+EVERY = [(kind, name) for kind in KINDS for name in library().names(kind)]
+SHAPES = ((20, 3), (7,), (), (0, 3), (2, 3, 4), (16,))
+BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+BITS |= {torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+pytestmark = pytest.mark.skipif(not triton.interpreted(), reason="TRITON_INTERPRET=1 is not set")
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(triton, "BLOCK", 8)
+    launched.clear()
+    run = triton.Launch.run
+
+    def counted(self: triton.Launch, **options: Any) -> None:
+        launched.append(self)
+        run(self, **options)
+
+    monkeypatch.setattr(triton.Launch, "run", counted)
+    yield
+
+
+launched: list[triton.Launch] = []
+"""The launches of a test: what is compared to a kernel must have come from one."""
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY, ids=lambda x: x)
+def test_every_primitive_has_its_meaning(kind: str, name: str) -> None:
+    graph = probed(library().find(kind, name), library())  # type: ignore[arg-type]
+    if graph is None or runnable(graph):
+        pytest.skip("a function, or one that asks for what only its own loop supplies")
+    assert gap(trained(graph, "triton", steps=2), meaning(graph, steps=2)) <= BOUND
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", [n for n in RULES if n != "search"])
+def test_rules_have_their_meaning(name: str, dtype: torch.dtype) -> None:
+    meant = interpreted(RULES[name], 3)
+    values, opt = optimized(RULES[name], 3, "triton", dtype)
+    assert difference(values, meant.tensors()) < (1e-12 if dtype == torch.float64 else 2e-5)
+    for key, value in meant.metrics.items():
+        assert float(opt.metrics[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-6)
+
+
+NAMED = """
+rule named(real = 0.1, tl = 0.5):
+    state start = zeros(w), host = zeros(w), n = zeros(w)
+    start <- tl * start + grad(w)
+    host <- host + start
+    n <- tl * n + host
+    w <- w - real * n
+"""
+
+
+def test_names_of_a_rule_are_not_those_of_a_kernel() -> None:
+    assert difference(optimized(NAMED, 3, "triton")[0], interpreted(NAMED, 3).tensors()) < 1e-12
+
+
+# Operations -----------------------------------------------------------------------------------
+
+WITHIN = {"sin": 1, "cos": 1, "erf": 1}
+"""Operations whose float32 may be a neighbour of C's; all others have the same bits."""
+LOOSE = {"pow": 1e-13}
+"""Relative errors in float64; all others are within 2e-15."""
+
+
+def expression(op: Op) -> str:
+    """The operation on g and w, as a number."""
+    if op.name in ("and", "or"):
+        text = f"(g < 0) {op.name} (w < 1)"
+    elif op.name == "not":
+        text = "not (g < w)"
+    elif op.name == "where":
+        text = "where(g < w, g, w)"
+    elif op.symbol:
+        text = f"g {op.symbol} w" if op.arity == 2 else f"{op.symbol}g"
+    else:
+        text = f"{op.name}({', '.join(('g', 'w')[: op.arity])})"
+    return f"where({text}, 1, 0)" if op.logical else text
+
+
+def operations() -> str:
+    """Each operation into a state of its own, which the next step reads: others are dropped."""
+    states = ", ".join(f"s_{name} = zeros(w)" for name in OPS)
+    lines = [f"s_{name} <- {expression(op)}" for name, op in OPS.items()]
+    used = " + ".join(f"s_{name}" for name in OPS)
+    body = [f"state {states}", "g = grad(w)", f"w <- w + zero * ({used})", *lines]
+    return "rule every(zero = 0.0):\n" + "".join(f"    {line}\n" for line in body)
+
+
+def grid(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    special = [0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e-3, 1e30, -1e30]
+    special += [float("inf"), -float("inf"), float("nan")]
+    a, b = (x.flatten() for x in torch.meshgrid(*[torch.tensor(special)] * 2, indexing="ij"))
+    generator = torch.Generator().manual_seed(2)
+    many = torch.randn(2, 3000, generator=generator, dtype=torch.float64) * 3
+    return torch.cat([a, many[0]]).to(dtype), torch.cat([b, many[1]]).to(dtype)
+
+
+def computed(backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    first, second = grid(dtype)
+    p = torch.nn.Parameter(second)
+    p.grad = first
+    opt = optimizer_class(compiled(operations()))([p], backend=backend)
+    opt.step()
+    return {name: opt.state[p][f"s_{name}"] for name in OPS}
+
+
+@pytest.fixture(scope="module")
+def floats() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return computed("triton", torch.float32), computed("c", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def doubles() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return computed("triton", torch.float64), computed("eager", torch.float64)
+
+
+def ordered(x: Tensor) -> Tensor:
+    """Neighbouring floats have neighbouring numbers."""
+    bits = x.view(BITS[x.dtype]).long()
+    return torch.where(bits < 0, -(bits & (2**31 - 1)), bits)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_float32_operations_have_the_bits_of_c(name: str, floats: Any) -> None:
+    ours, theirs = floats[0][name], floats[1][name]
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    kept = ~theirs.isnan()
+    assert int((ordered(ours) - ordered(theirs))[kept].abs().max()) <= WITHIN.get(name, 0)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_float64_operations_agree_with_torch(name: str, doubles: Any) -> None:
+    """Except where C differs too: the sign of a NaN is NaN, and `%` loses the digits that a
+    large quotient has taken.
+    """
+    ours, theirs = doubles[0][name], doubles[1][name]
+    a, b = grid(torch.float64)
+    kept = ~a.isnan() if name == "sign" else torch.full_like(a, True, dtype=torch.bool)
+    if name == "mod":
+        kept = (a.abs() < 100) & (b.abs() > 1e-3) & (b.abs() < 100)
+    bound, least = LOOSE.get(name, 2e-15), 1e-13 if name == "mod" else 1e-300
+    torch.testing.assert_close(ours[kept], theirs[kept], rtol=bound, atol=least, equal_nan=True)
+
+
+# Random numbers -------------------------------------------------------------------------------
+
+DRAWN = """
+rule drawn(lr = 1.0):
+    state a = zeros(w), b = zeros(w), c = zeros(w)
+    a <- normal(w) + 0.5 * a
+    b <- uniform(w) + 0.5 * b
+    c <- rademacher(w) + 0.5 * c
+    w <- w - lr * (grad(w) + a + b + c)
+"""
+
+
+def drawn(backend: str, dtype: torch.dtype, seed: int) -> list[dict[str, Tensor]]:
+    params = [torch.nn.Parameter(torch.ones(n, dtype=dtype)) for n in (37, 5)]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    opt = optimizer_class(compiled(DRAWN))(params, backend=backend, seed=seed)
+    opt.step()
+    opt.step()
+    return [{k: opt.state[p][k] for k in ("a", "b", "c")} for p in params]
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 3])
+def test_random_numbers_have_the_bits_of_c(seed: int) -> None:
+    for ours, theirs in zip(
+        drawn("triton", torch.float32, seed), drawn("c", torch.float32, seed), strict=True
+    ):
+        for name, value in ours.items():
+            assert torch.equal(value, theirs[name]), name
+            assert value.unique().numel() > 1
+
+
+def test_random_doubles_are_those_of_torch() -> None:
+    for ours, theirs in zip(
+        drawn("triton", torch.float64, 5), drawn("eager", torch.float64, 5), strict=True
+    ):
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-12, atol=1e-12)
+
+
+def test_cells_beyond_32_bits_draw_other_numbers() -> None:
+    kernel = triton.build(
+        "@triton.jit\n"
+        "def phase(out, key, cell):\n"
+        "    k = tl.load(key).to(tl.uint64, bitcast=True)\n"
+        "    i = tl.arange(0, 8)\n"
+        "    tl.store(out + i, optc_uniform(k, tl.load(cell) + i, tl.load(cell), tl.float64))\n",
+        "uniform",
+    )
+    key, cell = random.key(9, 4), 2**33 + 5
+    out = torch.zeros(8, dtype=torch.float64)
+    kernel[(1,)](out, torch.tensor([triton.signed(key)]), torch.tensor([cell]))
+    assert torch.equal(out, random.uniform(9, 4, cell, 8, cell))
+
+
+# Whole steps ----------------------------------------------------------------------------------
+
+
+def parameters(dtypes: Any, sizes: Any = SHAPES) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(4)
+    return [
+        torch.nn.Parameter(torch.randn(s, generator=generator).to(dtypes[k % len(dtypes)]))
+        for k, s in enumerate(sizes)
+    ]
+
+
+def misaligned(params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """The same values, one element away from where memory was given out."""
+    made = []
+    for p in params:
+        room = torch.empty(p.numel() + 1, dtype=p.dtype)
+        made.append(torch.nn.Parameter(room[1:].view(p.shape).copy_(p.detach())))
+        assert p.numel() == 0 or made[-1].data_ptr() % 16 == p.element_size()
+    return made
+
+
+def steps(
+    text: str, params: list[torch.nn.Parameter], backend: str, groups: int = 1, gaps: bool = True
+) -> Any:
+    """Steps over gradients that, with gaps, are absent now and then."""
+    given = [{"params": params[k::groups]} for k in range(groups)]
+    opt = optimizer_class(compiled(text))(given, backend=backend)
+    for step in range(4):
+        for k, p in enumerate(params):
+            absent = gaps and (step + k) % 5 == 3
+            p.grad = None if absent else torch.sin(3 * p.detach().float() + step).to(p.dtype)
+        opt.step()
+    return opt
+
+
+def same_bits(ours: Any, theirs: Any) -> None:
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p.detach(), q.detach())
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.float32,),
+        (torch.bfloat16,),
+        (torch.float16,),
+        (torch.bfloat16, torch.float32, torch.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", [list, misaligned], ids=["aligned", "misaligned"])
+def test_adamw_has_the_bits_of_c(dtypes: Any, place: Any) -> None:
+    ours, theirs = place(parameters(dtypes)), place(parameters(dtypes))
+    a, b = steps(ADAMW, ours, "triton", groups=2), steps(ADAMW, theirs, "c", groups=2)
+    same_bits(ours, theirs)
+    for p, q in zip(ours, theirs, strict=True):
+        for key, value in a.state[p].items():
+            assert torch.equal(value, b.state[q][key]), key
+    assert launched
+
+
+def test_one_launch_serves_all_tensors_of_a_signature() -> None:
+    steps(ADAMW, parameters((torch.float32,)), "triton", gaps=False)
+    assert len(launched) == 4 and len(set(launched)) == 1
+    launched.clear()
+    steps(ADAMW, parameters((torch.float32, torch.bfloat16)), "triton", gaps=False)
+    assert len(launched) == 8 and len(set(launched)) == 2
+
+
+def test_tensors_of_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "BLOCK", 4096)
+    sizes = ((triton.CHUNK * 2 + 5,), (triton.CHUNK,), (3,))
+    ours, theirs = parameters((torch.float32,), sizes), parameters((torch.float32,), sizes)
+    steps(ADAMW, ours, "triton"), steps(ADAMW, theirs, "c")
+    same_bits(ours, theirs)
+    a, b = (steps(CLIPPED, p, x) for p, x in ((ours, "triton"), (theirs, "c")))
+    assert float(a.metrics["norm"]) == pytest.approx(float(b.metrics["norm"]), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float32, torch.bfloat16)], ids=str)
+def test_the_norm_of_the_model_clips(dtypes: Any) -> None:
+    """Sums are added in another order than in C: doubles, so parameters agree to an ulp."""
+    ours, theirs = parameters(dtypes), misaligned(parameters(dtypes))
+    a, b = steps(CLIPPED, ours, "triton"), steps(CLIPPED, theirs, "c")
+    assert float(a.metrics["norm"]) == pytest.approx(float(b.metrics["norm"]), rel=1e-13)
+    assert a.metrics["norm"].dtype == torch.float64
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-7 if p.dtype == torch.float32 else 8e-3, atol=0)
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["numbers", "nan"])
+@pytest.mark.parametrize("over", ["tensor", "group", "model"])
+@pytest.mark.parametrize("how", ["sum", "max", "min", "any", "all"])
+def test_ends_of_reductions(how: str, over: str, bad: bool) -> None:
+    what = "g > 2" if how in ("any", "all") else "g"
+    value = f"{how}({what}, over = {over})"
+    text = "rule ends(lr = 1.0):\n    g = grad(w)\n    r = {}\n    w <- w - lr * r * g\n".format(
+        f"where({value}, 1, 2)" if how in ("any", "all") else value
+    )
+    results = []
+    for backend in ("triton", "eager"):
+        params = parameters((torch.float64,), ((9, 4), (8,), (3,), (30,), (1,)))
+        for k, p in enumerate(params):
+            p.grad = p.detach() * (k + 1)
+        if bad:
+            params[1].grad[5] = float("nan")
+        params[2].grad = None
+        groups = [{"params": params[:3]}, {"params": params[3:], "lr": 0.5}]
+        optimizer_class(compiled(text))(groups, backend=backend).step()
+        results.append(params)
+    for p, q in zip(*results, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-13, equal_nan=True)
+    assert launched
+
+
+class NoReading(TorchDispatchMode):
+    """Raises where a number is read from a tensor, which on a GPU waits for it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a step reads a number"
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back_and_tables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters((torch.float32,))
+    opt = optimizer_class(compiled(CLIPPED))(params, backend="triton")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    tables = [launch.addr.there for launch in launched]
+    known = [launch.addr.known for launch in launched]
+    places = [[x.data_ptr() for x in launch.cut] for launch in launched]
+    launched.clear()
+    with NoReading():
+        opt.step()
+    assert [launch.addr.there for launch in launched] == tables
+    assert all(a.addr.known is b for a, b in zip(launched, known, strict=True))
+    assert [[x.data_ptr() for x in launch.cut] for launch in launched] == places
