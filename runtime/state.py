@@ -113,6 +113,7 @@ class Slots:
                 frame.seed,
                 frame.maximize,
                 functional=True,
+                inputs=frame.inputs,
                 worker=frame.worker,
             )
             execute.run(plan, inner)

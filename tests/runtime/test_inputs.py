@@ -35,3 +35,14 @@ def test_a_size_that_an_answer_brings_is_known_before_it_is_used() -> None:
     opt.bind(outputs=lambda: w * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     opt.step()
     assert w.item() == pytest.approx(1 - 2 * 14 / 3)
+
+
+def test_the_first_value_of_a_state_may_read_them() -> None:
+    text = RULE.replace("    w <-", "    state first = x\n    w <-").replace("2 * x", "(x + first)")
+    w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    opt = optc.loads(text)([w])
+    w.grad = torch.zeros_like(w)
+    for x in (1.0, 10.0):
+        opt.supply(x=[torch.tensor([x])])
+        opt.step()
+    assert w.item() == 13
