@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 
 import optc
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
+ALL = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
+OWN = [p for p in ALL if re.search(r"^ +(loss|target) |draw\(", p.read_text(), re.MULTILINE)]
+"""Those with players, losses or batches of their own: a test in tests/papers/ trains each."""
+EXAMPLES = [p for p in ALL if p not in OWN]
 ADAGRAD = "rule adagrad(lr: nonnegative = 0.01):\n    precondition adagrad()\n    step lr\n"
 RMSPROP = "rule rmsprop(lr: nonnegative = 0.01):\n    precondition rmsprop()\n    step lr\n"
 
@@ -168,6 +172,11 @@ def test_muon_in_bfloat16_is_torchs(shape: tuple[int, int], count: int) -> None:
     for p, q, start in zip(*params, before, strict=True):
         moved = (q - start).norm()
         assert 0.05 < moved and (p - q).norm() < 0.02 * moved
+
+
+def test_rules_that_own_the_loop_have_a_test_of_their_own() -> None:
+    papers = [p.read_text() for p in (Path(__file__).parent / "papers").glob("*.py")]
+    assert [p.stem for p in OWN if not any(f"{p.stem}.opt" in text for text in papers)] == []
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
