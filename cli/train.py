@@ -224,7 +224,10 @@ def rule(path: str, options: Mapping[str, Any]) -> Factory:
     """The optimizer class of a spec, with options set."""
     import optc
 
-    return _careful(Path(path).name, partial(optc.load(path), **options))
+    made = optc.load(path)
+    if made.program.workers:
+        raise UsageError(f"{made.program.name} is over workers, and the problems have but one")
+    return _careful(Path(path).name, partial(made, **options))
 
 
 def baseline(name: str, options: Mapping[str, Any]) -> dict[str, Factory]:

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     source = read_source(args.file)
     graph = driver.graph(source, library(), args.rule)
     program = driver.program(graph, source)
+    if program.workers:
+        raise UsageError(f"{program.name} is over workers, and verify's problem has but one")
     options = {**program.options, **settings(args.set)}
     missing = [n for n, v in options.items() if v is None]
     if missing:

@@ -32,6 +32,7 @@ class Cost:
     locality: str = "element"
     asks: tuple[str, ...] = ()
     guard: str = ""
+    mixed: tuple[str, ...] = ()
 
 
 def everything(graph: Graph) -> Iterator[Node]:
@@ -109,6 +110,7 @@ def cost(graph: Graph) -> Cost:
         least={leaf: FLOAT32 * least_columns(graph, leaf) for leaf in leaves(graph)},
         reductions=len(wide),
         locality=locality(nodes),
+        mixed=tuple(n.type.reach for n in nodes if n.kind == "comm"),
         asks=(*_named(graph), *graph.oracles, *graph.externs, *graph.inputs),
         guard="" if not gradients else "free" if is_free(graph) else "4 more bytes a parameter",
     )

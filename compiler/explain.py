@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from . import syntax as s
-from .analysis import Cost, cost
+from .analysis import FLOAT32, Cost, cost
 from .format import to_opt
 from .inlined import inlined
 from .ir import Graph
@@ -93,6 +93,9 @@ def rows_of(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
         ("locality", found.locality),
         ("guard against non-finite gradients", found.guard or "no gradient is read"),
     ]
+    if found.mixed:
+        sent = FLOAT32 * found.mixed.count("element")
+        rows.append(("sent to each neighbour", f"at most {sent} bytes a float32 parameter"))
     if found.coarse:
         rows.append(("coarser state, or with axes", ", ".join(found.coarse)))
     if found.asks:
@@ -146,6 +149,7 @@ _WIDE = {"tensor": "its tensor", "group": "its group", "model": "the whole model
 def legal(found: Cost) -> Rows:
     """Which schedules the analysis allows."""
     local = found.locality in ("element", "tensor") and found.level == "gradients"
+    local = local and not found.mixed
     alone = found.locality == "element"
     return [
         ("inside the backward pass", "yes" if local else "no: " + _why_not(found)),
@@ -159,4 +163,6 @@ def legal(found: Cost) -> Rows:
 def _why_not(found: Cost) -> str:
     if found.level != "gradients":
         return "the loss is evaluated again"
+    if found.mixed:
+        return "workers mix all tensors at once"
     return f"a reduction over the {found.locality} needs all gradients first"

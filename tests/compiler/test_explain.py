@@ -15,6 +15,7 @@ from optc.compiler.check import locals_of
 from optc.compiler.explain import FORMATS, box
 from optc.compiler.format import to_opt
 from optc.compiler.inlined import inlined
+from optc.compiler.interpret import together
 from optc.compiler.latex import algorithm, formula
 from optc.compiler.parse import parse, parse_expression
 from optc.compiler.source import NOWHERE, Source
@@ -41,7 +42,10 @@ def written_out(file: s.File, rule: s.Rule) -> str:
 def ran(text: str, steps: int = 3) -> Any:
     run = machine(text, Autograd(loss=wavy))
     for _ in range(steps):
-        run.step(torch.arange(3.0))
+        if run.graph.workers:
+            together([run], [torch.arange(3.0)])
+        else:
+            run.step(torch.arange(3.0))
     return run
 
 
