@@ -19,6 +19,7 @@ def conditions(graph: Graph) -> list[Node]:
             node.op != "where"
             or node.inputs[0].known != HOST
             or node.inputs[0].type.reach != "model"
+            or node.inputs[0].type.axes
         ):
             continue
         if any(_expensive(side, node, readers) for side in node.inputs[1:]):
