@@ -149,7 +149,8 @@ def contract(equation: str, a: Tensor, b: Tensor, axes: Sequence[int]) -> Tensor
     a, b = (
         x.flatten(n) if x.dim() > n else x.unsqueeze(-1) for x, n in zip((a, b), axes, strict=True)
     )
-    return torch.einsum(equation, a, b)
+    kind = torch.promote_types(a.dtype, b.dtype)
+    return torch.einsum(equation, a.to(kind), b.to(kind))
 
 
 def matrix(x: Tensor, axes: int, like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import syntax as s
 from .differentiate import forward, reverse
+from .expressions import primed
 from .ir import Node
 from .scope import Arguments, Context, Function, Scope, as_node
 from .source import Span
@@ -207,12 +208,24 @@ def vjp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
 
 
 def jacobian(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
-    """`jacobian(f, w)`: element[axes of f], for an objective with axes."""
+    """`jacobian(f, w)`: element[axes of f], for a function whose result has axes."""
     values = list(given.positional)
-    function = values.pop(0)
-    if not isinstance(function, Function) or not function.objective:
-        ctx.error("E306", "`jacobian` takes an objective that the loop supplies", span)
-    return gradient_of(ctx, scope, function, values, given, span)
+    function = values.pop(0) if values else None
+    if not isinstance(function, Function):
+        ctx.error("E306", "`jacobian` takes a function, and a point", span)
+    if function.objective:
+        return gradient_of(ctx, scope, function, values, given, span)
+    point = as_node(ctx, values[0], span) if values else ctx.flow[given.wrt or scope.target]
+
+    def build(x: Node) -> Node:
+        result = _apply(ctx, function, x, span)
+        seed = ctx.graph.const(1.0, span)
+        for axis in result.type.axes:  # 1 at one place of the result, mapped over all of them
+            one = Type("model", (axis, axis.prime()))
+            seed = ctx.map("mul", seed, ctx.graph.add("eye", type=one, known=2), span=span)
+        return primed(ctx, reverse(ctx, result, seed, x, span), -1)
+
+    return at_point(ctx, point, span, build)
 
 
 OBJECTIVE_METHODS = {"hvp": hvp, "jvp": jvp, "vjp": vjp, "jacobian": jacobian}

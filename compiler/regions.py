@@ -201,9 +201,10 @@ def _turn(
         inner.names[statement.index] = index
     ctx.loops.append(index)
     # the condition is looked at before each turn: a loop whose end is reached already does not turn
-    until = (
-        node(ctx, inner, statement.until, "a condition") if statement.until is not None else None
-    )
+    until = None
+    if statement.until is not None:
+        condition = node(ctx, inner, statement.until, "a condition")
+        until = agreed(ctx, condition, statement.until.span)
     block(ctx, inner, statement.body)
     ctx.loops.pop()
     ends = {k: v for k, v in ctx.flow.items() if k in parameters}

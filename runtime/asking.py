@@ -192,7 +192,8 @@ def call(phase: Call, frame: Frame) -> None:
         arguments = [frame.get(x) for x in phase.inputs]
         frame.values[phase.output] = answer(frame.loop, phase.attributes["name"], arguments)
     else:
-        arguments = [frame.get(x) for x in phase.inputs]
+        given = [frame.get(x) for x in phase.inputs]
+        arguments = [x[0] if isinstance(x, list) else x for x in given]  # an option of the groups
         result = frame.loop.data(phase.op, arguments, phase.attributes)
         if phase.op in ("split", "each"):
             result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)

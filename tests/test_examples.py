@@ -64,12 +64,15 @@ def train(net: torch.nn.Module, opt: Any, steps: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     dtype = next(net.parameters()).dtype
 
+    def residual(x: torch.Tensor) -> torch.Tensor:
+        return (net(x) - x[:, :3].sin()).flatten()
+
     def fit(x: torch.Tensor) -> torch.Tensor:
-        return ((net(x) - x[:, :3].sin()) ** 2).mean()
+        return (residual(x) ** 2).mean()
 
     whole = getattr(opt, "program", None) and opt.program.level == "objective"
     if whole:
-        opt.bind(model=net, objective=fit)
+        opt.bind(model=net, objective=fit, residual=residual)
     for _ in range(steps):
         x = torch.randn(16, 6, generator=generator, dtype=torch.float64).to(dtype)
         if whole:

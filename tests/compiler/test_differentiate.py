@@ -247,6 +247,18 @@ w <- vjp(F, w, u)"""
     assert largest_gap([x.detach() for x in run.tensors()], list(wanted)) < 1e-12
 
 
+def test_a_jacobian_of_a_written_function_has_its_axes() -> None:
+    body = """f = p -> grid(points, 1, 2, 3) * sum(p^3, over = model)
+J = jacobian(f, w)
+metric gap = norm(J - grid(points, 1, 2, 3) * 3 * w^2, over = model)[0]
+w <- J[2]"""
+    tensors = leaves()
+    run = ran(body, tensors)
+    assert float(run.metrics["gap"].detach()) < 1e-10
+    wanted = [6 * x.detach() ** 2 for x in tensors.values]
+    assert largest_gap([x.detach() for x in run.tensors()], wanted) < 1e-10
+
+
 def test_a_captured_name_is_a_constant() -> None:
     tensors = leaves()
     run = ran("c = 3 * w\nw <- grad(p -> dot(p, c, over = model), w)", tensors)
