@@ -255,7 +255,8 @@ class Lowering:
                 result[literal[0]] = self.level[literal[0]]
         for n in self.roots:
             if self.cls[n] in ("c", "s", "t", "m", "r", "k"):
-                result[n] = max(self.level[n], self.write_level.get(n, 0))
+                # what a phase besides the kernels reads cannot wait for its write
+                result.setdefault(n, max(self.level[n], self.write_level.get(n, 0)))
         return result
 
     def _materialised(self, i: Node, n: Node) -> bool:

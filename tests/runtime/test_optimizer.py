@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import optc
 from optc.runtime.optimizer import Optimizer, optimizer_class
 
 from .compare import compiled, objective, start
@@ -375,3 +376,19 @@ def test_a_gradient_behind_a_condition_is_asked_only_then(lr: float, evaluations
 
     opt.step(closure)
     assert count[0] == evaluations
+
+
+def test_a_state_is_written_late_and_evaluated_at_early() -> None:
+    """Writes wait for the last evaluation; a point that is also a state's new version cannot."""
+    rule = """rule r(lr = 0.1):
+    state x = w
+    x <- 0.5 * x + 0.5 * (w - lr * grad(w))
+    w <- w - lr * grad(x)
+"""
+    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    opt = optc.loads(rule)([p])
+    opt.bind(objective=lambda: (p**2).sum())
+    opt.step()
+    assert torch.allclose(p.detach(), torch.full_like(p, 0.82), atol=1e-15)
+    opt.step()  # x = 0.45 + 0.41 * 0.8 = 0.778
+    assert torch.allclose(p.detach(), torch.full_like(p, 0.82 - 0.2 * 0.778), atol=1e-15)
