@@ -187,3 +187,56 @@ rule r(lr = 1.0):
         opt.step()
         taken += 1
     assert taken == turns
+
+
+ALIGNED = """
+rule r():
+    loss features: model[domains, examples, dims], logits: model[domains, examples, classes]
+    input labels: model[domains, examples]
+    z0 = features(w)
+    l0 = logits(w)
+    f = p -> hgp_alignment(features(p), logits(p), labels, z0, l0, alpha = 1, beta = 0.5)
+    w <- w - grad(f, w)
+"""
+
+
+def alignment(head: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The penalty by torch, derivatives by the head taken through its graph."""
+
+    def products(loss: Tensor) -> tuple[Tensor, Tensor]:
+        (g,) = torch.autograd.grad(loss, head, create_graph=True)
+        (h,) = torch.autograd.grad((g * g).sum() / 2, head, create_graph=True)
+        return g, h
+
+    losses = [cross_entropy(a @ head.T, b) for a, b in zip(x, y, strict=True)]
+    middle, held = (v.detach() for v in products(sum(losses) / len(losses)))
+    parts = [products(loss) for loss in losses]
+    gaps = [((h - held) ** 2).sum() + 0.5 * ((g - middle) ** 2).sum() for g, h in parts]
+    return sum(gaps) / len(gaps)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hessian_alignment_reaches_the_head_and_the_features(backend: str) -> None:
+    """Against third derivatives by autograd."""
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, y = normal(2, 6, 3), torch.randint(0, 4, (2, 6), generator=generator)
+    body, head = nn.Parameter(normal(3, 3)), nn.Parameter(normal(4, 3))
+    start = [body.detach().clone(), head.detach().clone()]
+    with torch.enable_grad():
+        alignment(head, (x @ body).tanh(), y).backward()
+    wanted = [body.grad, head.grad]
+    opt = optc.loads(ALIGNED)([body, head], backend=backend)
+
+    def features() -> Tensor:
+        # what does not touch a tensor has no gradient there, and neither has a sum with it
+        return (x @ body).tanh() + 0 * head.sum()
+
+    opt.bind(objective={"features": features, "logits": lambda: features() @ head.T})
+    opt.supply(labels=y.double())
+    opt.step()
+    for p, before, g in zip((body, head), start, wanted, strict=True):
+        torch.testing.assert_close(before - p.detach(), g, rtol=1e-9, atol=1e-12)
