@@ -32,12 +32,13 @@ SMALL = 1 << 20
 def modules_of(function: Any, depth: int = 3) -> list[torch.nn.Module]:
     """The modules that a closure reaches by name.
 
-    Looked into are its free variables and globals, the attributes of objects among the former
-    (`self.model`), and functions that it calls, of its own file.
+    Looked into are its free variables and globals, the arguments of a partial, the attributes of
+    objects among these (`self.model`), and functions that it calls, of its own file.
     """
+    given = [*getattr(function, "args", ()), *getattr(function, "keywords", {}).values()]
     function = inspect.unwrap(getattr(function, "func", function))
     owner = getattr(function, "__self__", None)
-    named: list[Any] = [] if owner is None else [owner]
+    named: list[Any] = given if owner is None else [owner, *given]
     try:
         names = inspect.getclosurevars(function)
     except TypeError:

@@ -614,6 +614,14 @@ def test_modules_are_found_where_closures_have_them():
     def outer():
         return ordinary(model)()
 
-    for closure in (outer, Trainer().made(), functools.partial(outer), model.forward):
+    def of(net):
+        return None
+
+    partials = (
+        functools.partial(outer),
+        functools.partial(of, model),
+        functools.partial(of, net=model),
+    )
+    for closure in (outer, Trainer().made(), *partials, model.forward):
         assert modules_of(closure)[0] is model
     assert modules_of(len) == []
