@@ -245,7 +245,11 @@ def _random(phase: Call, frame: Frame) -> Any:
     for i in frame.members[a["domain"]]:
         t = frame.tensors[i]
         shape = torch.Size([*lead, *(t.shape if a["reach"] == "element" else ())])
-        numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), offset)
-        offset += shape.numel()
+        first, whole = frame.place(i) if a["reach"] == "element" else (0, 1)
+        if lead and whole != t.numel() and a["reach"] == "element":
+            raise RuntimeError("the rule draws several numbers a cell, and parameters are sharded")
+        start = offset + first
+        numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start)
+        offset += torch.Size(lead).numel() * whole
         result.append(numbers.reshape(shape).to(t.device, working(t).dtype))
     return result

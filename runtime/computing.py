@@ -21,9 +21,11 @@ from .random import draw
 def compute(phase: Compute, frame: Frame) -> None:
     if not phase.space:
         return _model(phase, frame)
-    if phase.mode == "kernel" and frame.kernels is not None and frame.kernels.run(phase, frame):
-        return
-    tensorwise(phase, frame)
+    kernels = frame.kernels if phase.mode == "kernel" else None
+    if kernels is None or not kernels.run(phase, frame):
+        tensorwise(phase, frame)
+    if frame.shards:
+        frame.shards.finish(phase, frame)
 
 
 def tensorwise(
@@ -110,8 +112,9 @@ def _draw(frame: Frame, port: Any) -> Any:
 
     def numbers(k: int, i: int) -> Tensor:
         t = frame.tensors[i]
-        start = offsets[k]
-        offsets[k + 1] = start + t.numel()
+        first, whole = frame.place(i)
+        start = offsets[k] + first
+        offsets[k + 1] = offsets[k] + whole
         drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
         return drawn.reshape(t.shape).to(t.device, working_type(t))
 

@@ -40,6 +40,7 @@ class Frame:
     wrapped: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
     worker: Any = None
+    shards: Any = None
     sizes: dict[str, int] = field(default_factory=dict)
     depth: int = 0
     touched: dict[str, list[int]] = field(default_factory=dict)
@@ -92,6 +93,10 @@ class Frame:
             for i, value in zip(self.members[domain], column, strict=True):
                 whole[at[i]] = value
             self.slots[base] = whole
+
+    def place(self, i: int) -> tuple[int, int]:
+        """Of a tensor, the first cell that is held here, and how many the whole one has."""
+        return self.shards.place(i) if self.shards else (0, self.tensors[i].numel())
 
     def size(self, spec: Any) -> int:
         """The number of places of an axis."""

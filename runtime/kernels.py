@@ -292,8 +292,9 @@ class Part:
         fresh = [c for c, n in enumerate(whole.names) if not n.startswith("slot:")]
         self.fresh = fresh
         written = sorted({p for p in whole.places if p >= 0})
-        sizes = [frame.tensors[i].numel() for i in whole.members]
-        offsets = list(accumulate(sizes, initial=0))
+        held = [frame.place(i) for i in whole.members]
+        before = accumulate((size for _, size in held), initial=0)
+        offsets = [start + first for start, (first, _) in zip(before, held, strict=False)]
         self.table = Table(
             given,
             dtypes,

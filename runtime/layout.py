@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.program import Host, Program
+from .sharding import Shards
 from .state import to_local
 
 
@@ -35,6 +36,7 @@ class Layout:
                 if i not in taken and (where is None or where(self._facts(i, groups)))
             ]
         self.wrapped = any(to_local(p) is not p for p in self.params)
+        self.shards = Shards(self.params) if self.wrapped else None
         self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
         self._index: dict[Any, Any] = {}
         self._locals = None if self.wrapped else list(self.params)

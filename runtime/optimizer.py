@@ -203,6 +203,7 @@ class Optimizer(torch.optim.Optimizer):
             wrapped=layout.wrapped,
             inputs=self._inputs,
             worker=self.workers,
+            shards=layout.shards,
         )
         slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)

@@ -115,6 +115,7 @@ class Slots:
                 functional=True,
                 inputs=frame.inputs,
                 worker=frame.worker,
+                shards=frame.shards,
             )
             execute.run(plan, inner)
             values = inner.get(plan.metrics["value"])

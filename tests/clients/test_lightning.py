@@ -24,7 +24,8 @@ class Fit(lightning.LightningModule):
     def __init__(self, make: Any):
         super().__init__()
         torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        first = nn.Linear(4, 8, bias=False)
+        self.net = nn.Sequential(first, nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
         self.make, self.asked = make, 0
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
