@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +14,55 @@ if TYPE_CHECKING:
     from .runtime.optimizer import Optimizer
 
 
-def compile(path: str | Path, *, rule: str = "", guard: bool = False, private: bool = False) -> Any:
+def compile(
+    path: str | Path,
+    *,
+    rule: str = "",
+    guard: bool = False,
+    private: bool = False,
+    schedule: str | Path = "",
+) -> Any:
     """The Program of a rule in a `.opt` or `.yaml` file. Raises CompileError with every mistake.
 
     With `guard`, a step that meets a non-finite gradient changes nothing: no parameter, no state,
     no counter. `optc explain` says what it costs. With `private`, a rule that is not proven to be
-    differentially private is an error that names the place.
+    differentially private is an error that names the place. `schedule` is a file that says how the
+    rule runs.
     """
-    return _compiled(str(path), Path(path).read_text(encoding="utf-8"), rule, guard, private)
+    other = (str(schedule), Path(schedule).read_text(encoding="utf-8")) if schedule else None
+    return _compiled(str(path), Path(path).read_text(encoding="utf-8"), rule, guard, private, other)
 
 
 @lru_cache(maxsize=256)
-def _compiled(path: str, text: str, rule: str, guard: bool = False, private: bool = False) -> Any:
+def _compiled(
+    path: str,
+    text: str,
+    rule: str,
+    guard: bool = False,
+    private: bool = False,
+    schedule: tuple[str, str] | None = None,
+) -> Any:
     from .plugins.registry import library
 
-    program = driver.compile_source(Source(path, text), library(), rule, guard, private)
-    program.rebuild = _guarded if guard else _compiled
+    other = None if schedule is None else Source(*schedule)
+    program = driver.compile_source(Source(path, text), library(), rule, guard, private, other)
+    program.rebuild = partial(_compiled, guard=guard, schedule=schedule)
     return program
 
 
-def _guarded(path: str, text: str, rule: str) -> Any:
-    return _compiled(path, text, rule, True)
-
-
 def load(
-    path: str | Path, *, rule: str = "", guard: bool = False, private: bool = False
+    path: str | Path,
+    *,
+    rule: str = "",
+    guard: bool = False,
+    private: bool = False,
+    schedule: str | Path = "",
 ) -> type[Optimizer]:
     """The optimizer class of a rule: `load("adamw.opt")(model.parameters(), lr=1e-3)`."""
     from .runtime.optimizer import optimizer_class
 
-    return optimizer_class(compile(path, rule=rule, guard=guard, private=private))
+    made = compile(path, rule=rule, guard=guard, private=private, schedule=schedule)
+    return optimizer_class(made)
 
 
 def loads(
@@ -53,18 +72,25 @@ def loads(
     rule: str = "",
     guard: bool = False,
     private: bool = False,
+    schedule: str = "",
 ) -> type[Optimizer]:
-    """The optimizer class of a rule that is given as text."""
+    """The optimizer class of a rule that is given as text, and its schedule if it has one."""
     from .runtime.optimizer import optimizer_class
 
-    return optimizer_class(_compiled(path, text, rule, guard, private))
+    other = ("<schedule>", schedule) if schedule else None
+    return optimizer_class(_compiled(path, text, rule, guard, private, other))
 
 
 def functional(path: str | Path, *, rule: str = "") -> Step:
-    """The rule as a pure step over a tensor or a pytree: see `runtime.functional.Step`."""
+    """The rule as a pure step over a tensor or a pytree: see `runtime.functional.Step`.
+
+    A schedule is how an optimizer runs; a pure step keeps its state as it is computed.
+    """
+    from .plugins.registry import library
     from .runtime.functional import Step
 
-    return Step(compile(path, rule=rule))
+    source = Source(str(path), Path(path).read_text(encoding="utf-8"))
+    return Step(driver.program(driver.graph(source, library(), rule), source))
 
 
 def parameters(model: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from ..compiler.driver import tree
 from ..compiler.ir import Graph
 from ..compiler.pipeline import run as run_passes
 from ..compiler.privacy import require
+from ..compiler.schedule import illegal
 from ..compiler.source import CompileError, Diagnostic
 from ..plugins.registry import library
 from .files import read_source
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
             graphs = [check(file, registry, args.rule)] if args.rule else check_file(file, registry)
             for graph in graphs if args.private else ():
                 require(run_passes(graph))
+            if found := illegal(file, graphs):
+                raise CompileError(found)
         except CompileError as error:
             wrong += error.diagnostics
             continue

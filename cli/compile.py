@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PATH", help="the file or folder to write (NAME.py here); or -"
     )
     parser.add_argument("--rule", default="", metavar="NAME", help="which rule of the file")
+    parser.add_argument("--schedule", metavar="FILE", help="how the rule runs, by another file")
     parser.add_argument("--after", metavar="PASS", help="print the graph after a pass instead")
     parser.add_argument(
         "--force", action="store_true", help="overwrite a file that optc did not write"
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from ..compiler.emit.standalone import class_name, standalone
 
-    program = driver.compile_source(source, library(), args.rule)
+    other = read_source(args.schedule) if args.schedule else None
+    program = driver.compile_source(source, library(), args.rule, schedule=other)
     text = standalone(program)
     path = _place(args.output, program.name)
     if not args.force:
@@ -150,7 +152,7 @@ def _words(summary: dict[str, Any]) -> str:
         ]
         lines.append(f"  step{f' {at}' if many else ''}: {', '.join(parts)}")
         for domain, moved in step["bytes"].items():
-            lines.append(f"    kernels move {moved} bytes for a float32 parameter of {domain}")
+            lines.append(f"    kernels move {moved:g} bytes for a float32 parameter of {domain}")
     if summary["state"]:
         lines.append(f"  state: {', '.join(summary['state'])}")
     lines.append(f"  use: {_NEEDS.get(summary['needs'], _NEEDS['objective'])}")

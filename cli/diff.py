@@ -48,9 +48,8 @@ class Side:
 
     @property
     def cost(self) -> dict[str, str]:
-        from ..compiler.analysis import cost
 
-        return dict(rows_of(self.graph, cost(self.graph), {}))
+        return dict(rows_of(self.graph, {}))
 
 
 def run(args: argparse.Namespace) -> int:

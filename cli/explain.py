@@ -14,7 +14,7 @@ from ..plugins.registry import library
 from .files import read_source
 from .terminal import UsageError
 
-HELP = "explain a rule (algorithm, cost, what it needs), or the code of an error"
+HELP = "explain a rule (algorithm, cost, how it runs), or the code of an error"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", default="", help="the rule, if the file has several")
     parser.add_argument("--format", choices=("text", "md", "latex"), default="text")
     parser.add_argument("--cost", action="store_true", help="only the cost sheet")
+    parser.add_argument("--schedule", metavar="FILE", help="how it runs, by another file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -36,22 +37,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rule(args: argparse.Namespace) -> int:
-    from ..compiler.analysis import cost
-    from ..compiler.driver import graph, program
+    from ..compiler.driver import graph, program, scheduled
     from ..compiler.emit.traffic import by_leaf
     from ..compiler.explain import box, rows_of, sheet
 
     source, registry = read_source(args.what), library()
     made = graph(source, registry, args.rule)
-    compiled = program(made, source)
+    schedule = scheduled(made, source, read_source(args.schedule) if args.schedule else None)
+    compiled = program(made, source, schedule)
     moved = by_leaf(compiled, compiled.plan((True,) * len(compiled.conditions.names)))
     if args.json:
-        rows = {name: value for name, value in rows_of(made, cost(made), moved)}
+        rows = {name: value for name, value in rows_of(made, moved, schedule)}
         print(json.dumps({"rule": made.name, "doc": made.doc, **rows}, indent=1))
         return 0
     if not args.cost:
         file = tree(source)
         rule = next(r for r in file.items if isinstance(r, s.Rule) and r.name == made.name)
         print(box(file, rule, registry, args.format))
-    print(sheet(made, moved, args.format), end="")
+    print(sheet(made, moved, args.format, schedule), end="")
     return 0

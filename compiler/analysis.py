@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder
-from .least import least_columns, leaves, within
+from .least import FLOAT32, least_bytes, leaves, whole, within
 from .scalars import HOST as COMPUTE
-
-FLOAT32 = 4
-"""Bytes of one cell."""
+from .source import Diagnostic, Span
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,15 @@ class Cost:
     level: str
     evaluations: dict[str, Fraction] = field(default_factory=dict)
     bounded: frozenset[str] = frozenset()
-    state: dict[str, int] = field(default_factory=dict)
+    state: dict[str, float] = field(default_factory=dict)
     coarse: tuple[str, ...] = ()
-    least: dict[str, int] = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
     reductions: int = 0
     locality: str = "element"
     asks: tuple[str, ...] = ()
     guard: str = ""
     mixed: tuple[str, ...] = ()
+    bar: Diagnostic | None = None
 
 
 def everything(graph: Graph) -> Iterator[Node]:
@@ -87,16 +86,23 @@ def _held(graph: Graph, node: Node) -> bool:
 # The sheet ------------------------------------------------------------------------------------
 
 
-def cost(graph: Graph) -> Cost:
-    """The cost sheet."""
+def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
+    """The cost sheet; `widths` are the bytes of a cell of each slot, where it is no float32."""
     from .passes.guard import is_free
 
     nodes = list(everything(graph))
     states = [s for s in graph.slots.values() if s.kind == "state"]
     fine = [s for s in states if s.type.reach == "element" and not s.type.axes]
-    wide = [n for n in nodes if _reduces(n, "model")]
+    known_widths = widths or {}
+    wide = [n for n in nodes if reduces(n, "model")]
     known = {
-        leaf: FLOAT32 * sum(within(graph, leaf, s.type.domain) for s in fine)
+        leaf: whole(
+            sum(
+                known_widths.get(s.path, FLOAT32)
+                for s in fine
+                if within(graph, leaf, s.type.domain)
+            )
+        )
         for leaf in leaves(graph)
     }
     counted, bounded = evaluations(graph)
@@ -107,10 +113,11 @@ def cost(graph: Graph) -> Cost:
         bounded=bounded,
         state=known,
         coarse=tuple(f"{s.path}: {s.type}" for s in states if s not in fine),
-        least={leaf: FLOAT32 * least_columns(graph, leaf) for leaf in leaves(graph)},
+        least={leaf: least_bytes(graph, leaf, known_widths) for leaf in leaves(graph)},
         reductions=len(wide),
         locality=locality(nodes),
         mixed=tuple(n.type.reach for n in nodes if n.kind == "comm"),
+        bar=bar_to_backward(graph),
         asks=(*_named(graph), *graph.oracles, *graph.externs, *graph.inputs),
         guard="" if not gradients else "free" if is_free(graph) else "4 more bytes a parameter",
     )
@@ -125,7 +132,7 @@ def _named(graph: Graph) -> list[str]:
 def locality(nodes: list[Node]) -> str:
     """How far apart the cells are that one cell's update may depend on."""
     for reach in ("model", "group"):
-        if any(_reduces(n, reach) for n in nodes):
+        if any(reduces(n, reach) for n in nodes):
             return reach
     return "tensor" if any(map(_crosses_cells, nodes)) else "element"
 
@@ -137,10 +144,41 @@ def _crosses_cells(node: Node) -> bool:
     return node.kind == "linalg" or node.op in ("matrix", "wide", "select")
 
 
-def _reduces(node: Node, reach: str) -> bool:
+def reduces(node: Node, reach: str) -> bool:
     """Whether a value of the model (of a group) is made of its cells."""
     wide = node.op in ("reduce", "contract", "flat", "select") and node.type.reach == reach
     return wide and any(i.type.reach not in ("model", "group") for i in node.inputs)
+
+
+def bar_to_backward(graph: Graph) -> Diagnostic | None:
+    """Why the update cannot run inside of the backward pass, with the line; None where it can."""
+
+    def bar(message: str, span: Span, help: str = "") -> Diagnostic:
+        return Diagnostic(
+            "E402", f"the update waits for the whole backward pass: {message}", span, help
+        )
+
+    nodes = list(everything(graph))
+    for node in nodes:
+        for reach in ("model", "group"):
+            if reduces(node, reach):
+                return bar(f"this needs all gradients of the {reach}", node.span)
+    for node in nodes:
+        if node.kind == "comm":
+            return bar("workers mix all tensors at once", node.span)
+    for ending in graph.outcomes:
+        return bar(f"a {ending.kind} decides over the whole step", ending.when.span)
+    if loop_level(graph) != "gradients":
+        asked = [n for n in nodes if n.op in ("evaluate", "value", "hvp", "jvp", "vjp", "oracle")]
+        span = asked[-1].span if asked else next(iter(graph.writes.values())).span
+        return bar("the loss is evaluated again", span, "it needs one gradient at the held point")
+    for slot, node in graph.writes.items():
+        if graph.slots[slot].type.reach in ("model", "group"):
+            return bar(f"`{slot}` is written once a step, not once a tensor", node.span)
+    for node in nodes:
+        if node.op == "meta" and node["what"] == "total":
+            return bar("this counts all parameters", node.span)
+    return None
 
 
 # Evaluations ----------------------------------------------------------------------------------

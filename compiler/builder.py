@@ -121,6 +121,23 @@ class Builder(Expressions):
     def use(self, children: list[Any]) -> s.Use:
         return self.statement(s.Use, children, name=str(children[1]))
 
+    def schedule(self, children: list[Any]) -> s.Schedule:
+        _, name, body = children
+        doc, *stmts = body.items
+        for stmt in stmts:
+            if not isinstance(stmt, s.Store | s.Run):
+                self.wrong("a schedule says how a rule runs, not what it computes", stmt.span,
+                           "its lines begin with `store` or `run`")  # fmt: skip
+        lines = tuple(stmt for stmt in stmts if isinstance(stmt, s.Store | s.Run))
+        return self.statement(s.Schedule, children, rule=str(name), body=lines, doc=doc)
+
+    def store(self, children: list[Any]) -> s.Store:
+        _, slot, _, format, _ = children
+        return self.statement(s.Store, children, slot=slot, format=format)
+
+    def run(self, children: list[Any]) -> s.Run:
+        return self.statement(s.Run, children, how=children[1])
+
     # Signatures and types
 
     def signature(self, children: list[Any]) -> Sig:
@@ -184,6 +201,9 @@ class Builder(Expressions):
                 self.wrong("a `check` stands at the end of a primitive", stmt.span)
             elif isinstance(stmt, s.CheckLine):
                 self.wrong("`gives` stands in a `check` block", stmt.span)
+            elif isinstance(stmt, s.Store | s.Run):
+                self.wrong("how a rule runs is said apart from it", stmt.span,
+                           "in a block `schedule NAME:`, NAME being the rule")  # fmt: skip
             elif isinstance(stmt, s.Paper) and not papers:
                 self.wrong("`paper` stands at the level of the rule or primitive", stmt.span)
         return tuple(stmts)

@@ -36,6 +36,26 @@ def minimum(a: Any, b: Any) -> Tensor:
     return torch.minimum(*_both(a, b))
 
 
+def f16(x: Tensor) -> Tensor:
+    """The nearest float16, in the type of x."""
+    return x.to(torch.float16).to(x.dtype)
+
+
+def dither_bf16(x: Tensor, chance: Tensor) -> Tensor:
+    """A bfloat16 next to x, the larger one as often as keeps the mean; chance is 0 to 65535."""
+    bits = (x.float().contiguous().view(torch.int32) + chance.to(torch.int32)) & -65536
+    return torch.where(x.isnan(), x, bits.view(torch.float32).to(x.dtype))
+
+
+def dither_f16(x: Tensor, chance: Tensor) -> Tensor:
+    """A float16 next to x, the larger one as often as keeps the mean; chance is 0 to 65535."""
+    wide = x.float().double()
+    _, exponent = torch.frexp(wide)
+    quantum = torch.ldexp(torch.ones_like(wide), (exponent - 1).clamp(min=-14) - 10)
+    count = (wide.abs() / quantum + chance.double() / 65536).floor()
+    return torch.copysign(count * quantum, wide).to(torch.float16).to(x.dtype)
+
+
 def _both(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     like = a if isinstance(a, Tensor) and (a.dim() or not isinstance(b, Tensor)) else b
     return tuple(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b))  # type: ignore[return-value]

@@ -41,7 +41,8 @@ def check_file(file: s.File, registry: Registry | None = None) -> list[Graph]:
     rules = [item for item in file.items if isinstance(item, s.Rule)]
     primitives = [item for item in file.items if isinstance(item, s.Primitive)]
     probes = [p for p in map(probe, primitives) if p is not None]
-    if not rules and not primitives and not any(isinstance(i, s.Bundle) for i in file.items):
+    others = [item for item in file.items if isinstance(item, s.Bundle | s.Schedule)]
+    if not rules and not primitives and not others:
         check(file, registry)
     graphs, wrong = [], []
     for tree in [*rules, *probes]:

@@ -99,6 +99,11 @@ CODES: dict[str, tuple[str, str]] = {
         "repeat 3 until norm(w, over = model) < 1: w <- mix(w, W)",
     ),
     "E401": ("The rule expands to too many statements.", "repeat 32: repeat 32: repeat 32:"),
+    "E402": (
+        "The schedule runs the rule in a way that its dependencies do not allow.",
+        "run in_backward, of a rule with clip global_norm()",
+    ),
+    "E403": ("A slot cannot be stored in this format.", "store w as int8"),
     "E501": (
         "Two plugins contribute a primitive of one kind and name.",
         "both packages have precondition lion",

@@ -9,6 +9,7 @@ from .check import check
 from .ir import Graph, Node, postorder
 from .parse import parse
 from .primitive import Registry
+from .schedule import DEFAULT, Schedule
 from .source import Source
 
 ANSWERS = ("value", "gradient", "hvp", "jvp", "vjp")
@@ -38,10 +39,12 @@ def compile_source(
     rule: str = "",
     guard: bool = False,
     private: bool = False,
+    schedule: Source | None = None,
 ) -> Any:
     """The Program of a rule; with `guard`, non-finite gradients change nothing.
 
-    With `private`, a rule that is not differentially private is an error.
+    With `private`, a rule that is not differentially private is an error. `schedule` is a
+    file that says how the rule runs, instead of its own.
     """
     made = graph(source, registry, rule)
     if private:
@@ -52,19 +55,31 @@ def compile_source(
         from .passes.guard import guard as guarded
 
         made = guarded(made)
-    return program(made, source)
+    return program(made, source, scheduled(made, source, schedule))
 
 
-def program(graph: Graph, source: Source | None = None) -> Any:
+def scheduled(made: Graph, source: Source, other: Source | None = None) -> Schedule:
+    """How a rule runs, by its own file or by another one."""
+    from .schedule import find, read
+
+    return read(find(tree(other or source), made.name, needed=other is not None), made)
+
+
+def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEFAULT) -> Any:
     """Lower a graph to a Program; its variants are lowered when they are first needed."""
-    from .analysis import loop_level
+
+    from .analysis import bar_to_backward, loop_level
     from .emit.host import host_module
     from .emit.kernel import print_kernel
     from .emit.plan import plan
+    from .formats import Format, sizes_of
     from .passes.specialise import conditions, specialise
     from .program import Program, SlotSpec
+    from .schedule import coded, convert, formats
     from .types import Axis
 
+    bar = bar_to_backward(graph)
+    graph, kept = convert(graph, schedule), formats(graph, schedule)
     bits = conditions(graph)
 
     def start(slot: str) -> Any:
@@ -84,32 +99,40 @@ def program(graph: Graph, source: Source | None = None) -> Any:
     def sized(axis: Axis) -> Any:
         return axis.size if isinstance(axis.size, int) else None
 
+    def lowered(values: tuple[bool, ...]) -> Any:
+        known = dict(zip(bits, values, strict=True))
+        return coded(plan(specialise(graph, known) if bits else graph), kept)
+
+    slots = {
+        p: SlotSpec(
+            p,
+            x.kind,
+            x.type.reach,
+            x.type.domain,
+            tuple(sized(a) for a in x.type.axes),
+            x.type.logical,
+            _constant(x.init),
+            kept.get(p, Format()),
+        )
+        for p, x in graph.slots.items()
+    }
+    for p, x in list(slots.items()):
+        if x.format.block:
+            size = sizes_of(p)
+            slots[size] = SlotSpec(size, "state", "block", x.domain, (), False, 0.0)
     targets = [p for p, x in graph.slots.items() if x.kind == "target"]
     return Program(
         name=graph.name,
         doc=graph.doc,
         options={o.name: o.default for o in graph.options.values()},
         domains={d.name: _domain(d) for d in graph.domains.values()},
-        slots={
-            p: SlotSpec(
-                p,
-                x.kind,
-                x.type.reach,
-                x.type.domain,
-                tuple(sized(a) for a in x.type.axes),
-                x.type.logical,
-                _constant(x.init),
-            )
-            for p, x in graph.slots.items()
-        },
+        slots=slots,
         targets=targets,
         objectives={k: len(t.axes) for k, t in graph.objectives.items()},
         level=loop_level(graph),
         inputs=tuple(graph.inputs),
         conditions=host_module(bits),
-        plan=lambda values: plan(
-            specialise(graph, dict(zip(bits, values, strict=True))) if bits else graph
-        ),
+        plan=lowered,
         start=start,
         print_kernel=print_kernel,
         rebuild=recompile,
@@ -117,6 +140,9 @@ def program(graph: Graph, source: Source | None = None) -> Any:
         workers=graph.workers,
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
+        backend=schedule.backend,
+        in_backward=schedule.in_backward,
+        not_in_backward=str(bar) if bar is not None else "",
     )
 
 

@@ -7,14 +7,17 @@ from dataclasses import replace
 from fractions import Fraction
 
 from . import syntax as s
-from .analysis import FLOAT32, Cost, cost
+from .analysis import Cost, cost
 from .format import to_opt
+from .formats import Format
 from .inlined import inlined
 from .ir import Graph
 from .latex import algorithm
-from .least import leaves
+from .least import FLOAT32, leaves
 from .primitive import Registry
 from .privacy import rows as privacy
+from .schedule import DEFAULT, Schedule, convert, formats, said
+from .source import Diagnostic
 
 FORMATS = ("text", "md", "latex")
 OFFER = {
@@ -71,9 +74,14 @@ _BOX: dict[str, Callable[[list[Box]], str]] = {"text": _text, "md": _markdown, "
 # The cost sheet -------------------------------------------------------------------------------
 
 
-def sheet(graph: Graph, moved: Mapping[str, int] | None = None, format: str = "text") -> str:
+def sheet(
+    graph: Graph,
+    moved: Mapping[str, float] | None = None,
+    format: str = "text",
+    schedule: Schedule = DEFAULT,
+) -> str:
     """The cost sheet; `moved` is what the emitted code moves, in bytes a parameter."""
-    rows = rows_of(graph, cost(graph), moved or {})
+    rows = rows_of(graph, moved or {}, schedule)
     if format == "md":
         lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     else:
@@ -83,12 +91,14 @@ def sheet(graph: Graph, moved: Mapping[str, int] | None = None, format: str = "t
     return "\n".join(lines) + "\n"
 
 
-def rows_of(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
-    """The cost sheet as names and values; bytes are those of one float32 parameter."""
+def rows_of(graph: Graph, moved: Mapping[str, float], schedule: Schedule = DEFAULT) -> Rows:
+    """The cost sheet as names and values, and the schedule; bytes are those of one parameter."""
+    whole, kept = convert(graph, schedule), formats(graph, schedule)
+    found = cost(whole, {path: format.bytes() for path, format in kept.items()})
     rows = [
         ("the loop offers", OFFER[found.level]),
         ("evaluations a step", _asked(found)),
-        *_bytes(graph, found, moved),
+        *_bytes(whole, found, moved, kept),
         ("reductions over the model", str(found.reductions)),
         ("locality", found.locality),
         ("guard against non-finite gradients", found.guard or "no gradient is read"),
@@ -100,7 +110,7 @@ def rows_of(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
         rows.append(("coarser state, or with axes", ", ".join(found.coarse)))
     if found.asks:
         rows.append(("the loop supplies", ", ".join(found.asks)))
-    rows += privacy(graph)
+    rows += privacy(graph) + said(whole, schedule)
     return rows + [(f"legal: {name}", why) for name, why in legal(found)]
 
 
@@ -119,16 +129,19 @@ def count(n: Fraction, what: str) -> str:
     return f"{number} {noun}{'s' if n > 1 else ''}{of}{rest}"
 
 
-def _bytes(graph: Graph, found: Cost, moved: Mapping[str, int]) -> Rows:
+def _bytes(
+    graph: Graph, found: Cost, moved: Mapping[str, float], kept: Mapping[str, Format]
+) -> Rows:
     """State and traffic for the cells of each part of the model."""
     rows = []
     several = len(leaves(graph)) > 1
+    wide = [p for p, slot in graph.slots.items() if slot.kind == "target" and p in kept]
+    unit = f"bytes a {kept[wide[0]].type if wide else 'float32'} parameter"
     for leaf in leaves(graph):
         where = f" ({_cells(graph, leaf)})" if several else ""
-        unit = "bytes a float32 parameter"
-        moves = f"{found.least[leaf]} {unit} at least"
-        moves += f", {moved[leaf]} by the emitted code" if leaf in moved else ""
-        rows += [(f"state{where}", f"{found.state[leaf]} {unit}"), (f"moves{where}", moves)]
+        moves = f"{found.least[leaf]:g} {unit} at least"
+        moves += f", {moved[leaf]:g} by the emitted code" if leaf in moved else ""
+        rows += [(f"state{where}", f"{found.state[leaf]:g} {unit}"), (f"moves{where}", moves)]
     return rows
 
 
@@ -148,11 +161,9 @@ _WIDE = {"tensor": "its tensor", "group": "its group", "model": "the whole model
 
 def legal(found: Cost) -> Rows:
     """Which schedules the analysis allows."""
-    local = found.locality in ("element", "tensor") and found.level == "gradients"
-    local = local and not found.mixed
     alone = found.locality == "element"
     return [
-        ("inside the backward pass", "yes" if local else "no: " + _why_not(found)),
+        ("inside the backward pass", "yes" if found.bar is None else "no: " + _why_not(found.bar)),
         (
             "sharded without communication",
             "yes" if alone else f"no: a cell depends on others of {_WIDE[found.locality]}",
@@ -160,9 +171,7 @@ def legal(found: Cost) -> Rows:
     ]
 
 
-def _why_not(found: Cost) -> str:
-    if found.level != "gradients":
-        return "the loss is evaluated again"
-    if found.mixed:
-        return "workers mix all tensors at once"
-    return f"a reduction over the {found.locality} needs all gradients first"
+def _why_not(bar: Diagnostic) -> str:
+    """The reason, and where it stands."""
+    reason = bar.message.partition(": ")[2]
+    return f"{reason} ({bar.span.source.path}:{bar.span.row})"

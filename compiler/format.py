@@ -294,6 +294,14 @@ def _bundle(item: s.Bundle, indent: str) -> tuple[Lines, Lines]:
     return [f"{indent}bundle {item.name}:"], _body(item.doc, item.members)
 
 
+def _schedule(item: s.Schedule, indent: str) -> tuple[Lines, Lines]:
+    return [f"{indent}schedule {item.rule}:"], _body(item.doc, item.body)
+
+
+def _store(stmt: s.Store, indent: str) -> Lines:
+    return [f"{indent}store {text(stmt.slot)} as {text(stmt.format)}"]
+
+
 _WRITERS: dict[type, Callable[[Any, str], Lines | tuple[Lines, Lines]]] = {
     s.Bind: _bind,
     s.Declare: _declare,
@@ -314,4 +322,7 @@ _WRITERS: dict[type, Callable[[Any, str], Lines | tuple[Lines, Lines]]] = {
     s.Extern: _extern,
     s.Bundle: _bundle,
     s.Use: lambda item, indent: [f"{indent}use {item.name}"],
+    s.Schedule: _schedule,
+    s.Store: _store,
+    s.Run: lambda stmt, indent: [f"{indent}run {text(stmt.how)}"],
 }

@@ -23,6 +23,7 @@ ITEM_WORDS = {
     "extern": "EXTERN",
     "bundle": "BUNDLE",
     "use": "USE",
+    "schedule": "SCHEDULE",
 }
 STATEMENT_WORDS = {
     **dict.fromkeys(("target", "state", "var", "input", "loss", "losses"), "DECLARE"),
@@ -44,6 +45,8 @@ STATEMENT_WORDS = {
     "paper": "PAPER",
     "check": "CHECK",
     "gives": "GIVES",
+    "store": "STORE",
+    "run": "RUN",
 }
 LINE_WORDS = {**ITEM_WORDS, **STATEMENT_WORDS}
 """Keywords where they begin a line that is no assignment."""
@@ -59,7 +62,18 @@ UNITS = {"step": "step", "steps": "step", "epoch": "epoch", "epochs": "epoch"}
 _OPERAND_ENDS = {"NAME", "PRIMED", "NUMBER", "UNIT", "STRING", "RPAR", "RSQB"}
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB"}
 _CLOSES = {"RPAR": "LPAR", "RSQB": "LSQB"}
-_BLOCK_WORDS = {"RULE", "BUNDLE", "FOR", "OTHER", "REPEAT", "EVERY", "IF", "ELSE", "CHECK"}
+_BLOCK_WORDS = {
+    "RULE",
+    "BUNDLE",
+    "SCHEDULE",
+    "FOR",
+    "OTHER",
+    "REPEAT",
+    "EVERY",
+    "IF",
+    "ELSE",
+    "CHECK",
+}
 _NO_BLOCK = "below a line that ends in `:` stands an indented block"
 _INDENT_IT = "indent the lines that belong to it by four spaces"
 

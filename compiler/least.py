@@ -1,4 +1,4 @@
-"""The least that a step moves: whole columns of cells read and written, phase by phase.
+"""The least that a step moves: bytes of a cell that are read and written, phase by phase.
 
 A cut (a reduction over the model, an oracle, a matrix operation) ends a phase. A value that a later
 phase needs is computed again from its columns, or stored and read: the smaller one, by minimum cut.
@@ -6,10 +6,13 @@ phase needs is computed again from its columns, or stored and read: the smaller 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .ir import Graph, Node, inputs_of
+
+FLOAT32 = 4
+"""Bytes of one cell."""
 
 ASKS = ("gradient", "hvp", "vjp", "jvp", "value", "oracle", "extern")
 HEAVY = ("contract", "linalg", "loop", "comm", "extern", "oracle")
@@ -31,11 +34,16 @@ def within(graph: Graph, leaf: str, domain: str) -> bool:
     return False
 
 
-def least_columns(graph: Graph, leaf: str) -> int:
-    """How many whole columns of a leaf's cells a step reads and writes at least."""
-    sheet = _Sheet(graph, leaf)
+def least_bytes(graph: Graph, leaf: str, widths: Mapping[str, float]) -> float:
+    """What a step reads and writes at least for a cell of a leaf; `widths` by slot, or FLOAT32."""
+    sheet = _Sheet(graph, leaf, widths)
     sheet.fill()
-    return sheet.total()
+    return whole(sheet.total())
+
+
+def whole(number: float) -> float:
+    """A whole number as an int."""
+    return int(number) if number == int(number) else number
 
 
 def plain(node: Node) -> bool:
@@ -49,9 +57,10 @@ class _Sheet:
 
     graph: Graph
     leaf: str
+    widths: Mapping[str, float]
     level: dict[Node, int] = field(default_factory=dict)
     sinks: dict[int, dict[Node, None]] = field(default_factory=dict)
-    written: dict[Node, None] = field(default_factory=dict)
+    written: dict[Node, float] = field(default_factory=dict)
 
     def fill(self) -> None:
         """The level of every node that the leaf's cells take part in, and what each level makes."""
@@ -62,7 +71,8 @@ class _Sheet:
             for n in self.below([new]):
                 self.place(n)
             if plain(new):
-                self.written[new] = None
+                width = self.widths.get(slot, FLOAT32)
+                self.written[new] = max(width, self.written.get(new, 0))
                 self.sink(new)
         others = [e.when for e in self.graph.outcomes] + list(self.graph.metrics.values())
         for n in self.below(others):
@@ -110,7 +120,7 @@ class _Sheet:
         if node.op == "evaluate":
             self.level[node] = max((self.level[i] for i in inputs if plain(i)), default=-1)
             for point in filter(plain, inputs):
-                self.written[point] = None
+                self.written[point] = FLOAT32
                 self.sink(point)
         elif self.ends(node):
             for i in filter(plain, inputs):
@@ -129,16 +139,21 @@ class _Sheet:
     def sink(self, node: Node) -> None:
         self.sinks.setdefault(self.level[node], {})[node] = None
 
-    def total(self) -> int:
+    def total(self) -> float:
         stored: dict[Node, int] = {n: self.level[n] for n in self.written}
-        moved = len(self.written)
+        moved = sum(self.written.values())
         for level in sorted(self.sinks):
             for node in self.cut(level, stored):
-                moved += 1
+                moved += self.width(node)
                 if not self.column(node) and node not in stored:
-                    moved += 1
+                    moved += FLOAT32
                     stored[node] = self.level[node]
         return moved
+
+    def width(self, node: Node) -> float:
+        """Bytes of a cell of what is read: a gradient is as wide as its target."""
+        slot = node["slot"] if node.op == "read" else node.get("wrt", "")
+        return self.written.get(node, self.widths.get(slot, FLOAT32))
 
     def column(self, node: Node) -> bool:
         """Whether a value lies in memory before the step's phases touch it."""
@@ -156,7 +171,9 @@ class _Sheet:
         while todo:
             node = todo.pop()
             earlier = stored.get(node, level) < level
-            price = 1 if self.column(node) or earlier else 2 if self.level[node] < level else None
+            kept = self.column(node) or earlier
+            price = self.width(node) * (1 if kept else 2)
+            price = price if kept or self.level[node] < level else 0
             flow.add_edge((node, "in"), (node, "out"), **({"capacity": price} if price else {}))
             if self.column(node):
                 flow.add_edge("from", (node, "in"))

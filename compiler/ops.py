@@ -159,6 +159,41 @@ OPS: dict[str, Op] = dict(
             triton="({0} == 0)",
         ),
         _row("isfinite", 1, "isfinite", "optc_isfinite{f}({0})", logical=True),
+        # What a schedule stores in fewer bits; `dither` rounds up or down by a draw of 16 bits
+        _row(
+            "bf16",
+            1,
+            "optc.bf16",
+            "optc_load_bf16(optc_store_bf16((float)({0})))",
+            "1",
+            triton="optc_bf16({0})",
+        ),
+        _row(
+            "f16",
+            1,
+            "optc.f16",
+            "optc_load_f16(optc_store_f16((float)({0})))",
+            "1",
+            triton="optc_f16({0})",
+        ),
+        _row(
+            "dither_bf16",
+            2,
+            "optc.dither_bf16",
+            "optc_dither_bf16((float)({0}), (float)({1}))",
+            "1",
+            "",
+            triton="optc_dither_bf16({0}, {1})",
+        ),
+        _row(
+            "dither_f16",
+            2,
+            "optc.dither_f16",
+            "optc_dither_f16((float)({0}), (float)({1}))",
+            "1",
+            "",
+            triton="optc_dither_f16({0}, {1})",
+        ),
     )
 )
 

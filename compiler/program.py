@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import fx
 
+from .formats import Format, sizes_of
+
 
 @dataclass(frozen=True)
 class Port:
@@ -53,7 +55,8 @@ class Compute:
     The inputs `tests` are conditions of the host; by their truth values `sides` has graphs that
     compute no side which is not taken.
     `space` is the domain whose tensors it runs over, or "" for the model; where `batched`, tensors
-    of one shape may be stacked.
+    of one shape may be stacked. `coded` are the columns that hold int8 codes; the sizes of their
+    blocks are columns too, behind all others.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Compute:
     sides: dict[tuple[bool, ...], fx.GraphModule | Printed] = field(default_factory=dict)
     in_place: set[str] = field(default_factory=set)
     sources: dict[tuple[str, ...], str] = field(default_factory=dict)
+    coded: dict[str, Format] = field(default_factory=dict)
 
     def forward(self, row: Sequence[Any]) -> Callable[..., Any]:
         """The function for the inputs of one tensor."""
@@ -91,7 +95,7 @@ class Compute:
             if name not in names:
                 names.append(name)
             places.append(names.index(name))
-        return names, places
+        return names + [sizes_of(n) for n in names if n in self.coded], places
 
 
 @dataclass
@@ -204,6 +208,7 @@ class SlotSpec:
     axes: tuple[Any, ...]
     logical: bool
     init: Any = None
+    format: Format = Format()
 
     @property
     def begins_as_number(self) -> bool:
@@ -249,5 +254,8 @@ class Program:
     workers: bool = False
     origin: tuple[str, str, str] = ("<string>", "", "")
     rebuild: Callable[..., Any] | None = None
+    backend: str = "auto"
+    in_backward: bool = False
+    not_in_backward: str = ""
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
     """Prints an element-wise phase for a signature of types, in a language: c or triton."""

@@ -102,6 +102,14 @@ def where(c: float, a: float, b: float) -> float:
     return a if c else b
 
 
+def f16(a: float) -> float:
+    """The nearest float16, ties to even."""
+    try:
+        return float(struct.unpack("<e", struct.pack("<e", a))[0])
+    except OverflowError:
+        return math.copysign(math.inf, a)
+
+
 HOST: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -138,6 +146,10 @@ HOST: dict[str, Callable[..., float]] = {
     "or": lambda a, b: bool(a) or bool(b),
     "not": lambda a: not a,
     "isfinite": math.isfinite,
+    "f16": f16,
+    # by chance only where a draw says so, and a draw is no number of the host
+    "dither_bf16": lambda a, u: bf16(a),
+    "dither_f16": lambda a, u: f16(a),
 }
 """One function a row of ops.OPS."""
 

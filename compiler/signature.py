@@ -10,9 +10,13 @@ from __future__ import annotations
 from .program import Compute
 
 Signature = tuple[str, ...]
-"""The type in which a phase works (f32 or f64), then that of each column: f32 f64 bf16 f16 bool."""
+"""The type in which a phase works (f32 or f64), then that of each column: f32 f64 bf16 f16 bool, i8
+for codes."""
 
-C_TYPE = {"f32": "float", "f64": "double", "bf16": "uint16_t", "f16": "uint16_t", "bool": "uint8_t"}
+C_TYPE = {
+    **{"f32": "float", "f64": "double", "bf16": "uint16_t", "f16": "uint16_t"},
+    **{"bool": "uint8_t", "i8": "int8_t"},
+}
 TRITON_TYPE = {
     "f32": "float32",
     "f64": "float64",

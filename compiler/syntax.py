@@ -400,6 +400,30 @@ class Use(Statement):
 
 
 @dataclass(frozen=True)
+class Store(Statement):
+    """`store adam.m as bf16(stochastic)`: how a slot is kept between steps."""
+
+    slot: Expr
+    format: Expr
+
+
+@dataclass(frozen=True)
+class Run(Statement):
+    """`run in_backward`, `run backend(c)`."""
+
+    how: Expr
+
+
+@dataclass(frozen=True)
+class Schedule(Statement):
+    """`schedule adamw:` and its lines: how a rule runs, never what it computes."""
+
+    rule: str
+    body: tuple[Store | Run, ...]
+    doc: str = ""
+
+
+@dataclass(frozen=True)
 class File(Syntax):
     doc: str
     items: tuple[Statement, ...]

@@ -21,6 +21,7 @@ ITEM_KEYS = {
     "extern": ("inputs", "options", "returns"),
     "bundle": ("doc", "members"),
     "use": (),
+    "schedule": ("doc", "steps"),
 }
 """The leading key of an item -> the keys that may stand beside it."""
 
@@ -65,7 +66,9 @@ class _Reader(Statements):
         named += [s.Input(n) for bind in getattr(item, "members", ()) for n in bind.names]
         self.distinct([(node, part.name) for part in named])
         parts = [getattr(item, part, ()) for part in ("doc", "body", "checks", "members")]
-        if isinstance(item, s.Rule | s.Primitive | s.Bundle) and not (any(parts) or self.found):
+        if isinstance(item, s.Rule | s.Primitive | s.Bundle | s.Schedule) and not (
+            any(parts) or self.found
+        ):
             self.nodes.fail("E113", f"the {head} `{name}` says nothing", common["span"])
         return [item]
 
@@ -118,6 +121,15 @@ class _Reader(Statements):
 
     def use(self, head: str, name: str, entries: Entries, common: Any) -> s.Use:
         return s.Use(name, **common)
+
+    def schedule(self, head: str, name: str, entries: Entries, common: Any) -> s.Schedule:
+        nodes = self.nodes.sequence(entries["steps"][1], "`steps`") if "steps" in entries else []
+        lines = self.each(nodes, self.statement)
+        for line in lines:
+            if not isinstance(line, s.Store | s.Run):
+                self.nodes.fail("E113", "a schedule holds only `store` and `run`", line.span)
+        kept = tuple(line for line in lines if isinstance(line, s.Store | s.Run))
+        return s.Schedule(name, kept, self.doc(entries), **common)
 
     def options(self, entries: Entries) -> tuple[s.Option, ...]:
         if "options" not in entries:
@@ -180,4 +192,5 @@ _ITEMS: dict[str, Callable[..., s.Statement]] = {
     "extern": _Reader.extern,
     "bundle": _Reader.bundle,
     "use": _Reader.use,
+    "schedule": _Reader.schedule,
 }

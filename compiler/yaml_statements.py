@@ -37,6 +37,8 @@ STATEMENT_KEYS = {
     "if": ("then", "else"),
     "paper": ("address",),
     "address": (),
+    "store": (),
+    "run": (),
 }
 """The leading key of a statement -> the keys that may stand beside it."""
 
@@ -164,8 +166,11 @@ class Statements:
         if key not in entries:
             return ()
         stmts = self.each(self.nodes.sequence(entries[key][1], f"`{key}`"), self.statement)
-        for stmt in stmts if nested else ():
-            if isinstance(stmt, s.Paper):
+        for stmt in stmts:
+            if isinstance(stmt, s.Store | s.Run):
+                self.nodes.fail("E113", "how a rule runs is said apart from it", stmt.span,
+                                "in an item `schedule: NAME`, NAME being the rule")  # fmt: skip
+            if nested and isinstance(stmt, s.Paper):
                 self.nodes.fail("E113", "`paper` stands in the outermost steps", stmt.span)
         return stmts
 
@@ -308,6 +313,15 @@ class Statements:
                             "an address stands under `address`")  # fmt: skip
         return s.Paper(number.value, address, **common)
 
+    def store(self, head: str, node: Node, entries: Entries, common: Any) -> s.Store:
+        pairs = list(self.nodes.mapping(node, "`store`").values())
+        if len(pairs) != 1:
+            self.nodes.fail("E113", "`store` names one slot", self.nodes.span(node))
+        return s.Store(self.expr(pairs[0][0]), self.expr(pairs[0][1]), **common)
+
+    def run(self, head: str, node: Node, entries: Entries, common: Any) -> s.Run:
+        return s.Run(self.expr(node), **common)
+
 
 _STATEMENTS: dict[str, Callable[..., s.Statement]] = {
     **dict.fromkeys(("target", "state", "var", "input", "loss", "oracle"), Statements.declare),
@@ -322,4 +336,6 @@ _STATEMENTS: dict[str, Callable[..., s.Statement]] = {
     "every": Statements.every,
     "if": Statements.if_,
     **dict.fromkeys(("paper", "address"), Statements.paper),
+    "store": Statements.store,
+    "run": Statements.run,
 }

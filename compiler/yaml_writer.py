@@ -147,12 +147,17 @@ def _bundle(item: s.Bundle) -> dict[str, Value]:
     return {"bundle": item.name, **_doc(item.doc), **({"members": members} if members else {})}
 
 
+def _schedule(item: s.Schedule) -> dict[str, Value]:
+    return {"schedule": item.rule, **_doc(item.doc), **_block("steps", item.body)}
+
+
 _ITEMS: dict[type, Callable[[Any], dict[str, Value]]] = {
     s.Rule: _rule,
     s.Primitive: _primitive,
     s.Extern: _extern,
     s.Bundle: _bundle,
     s.Use: lambda item: {"use": item.name},
+    s.Schedule: _schedule,
 }
 
 
@@ -237,6 +242,8 @@ _STATEMENTS: dict[type, Callable[[Any], dict[str, Value]]] = {
     s.Every: lambda stmt: {"every": text(stmt.period), **_block("do", stmt.body), **_orelse(stmt)},
     s.If: lambda stmt: {"if": text(stmt.condition), **_block("then", stmt.body), **_orelse(stmt)},
     s.Paper: _paper,
+    s.Store: lambda stmt: {"store": {text(stmt.slot): text(stmt.format)}},
+    s.Run: lambda stmt: {"run": text(stmt.how)},
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.program import Compute
 from .batching import batches, together
-from .frame import Frame, double, mark_took, number, stored, working_type, write
+from .frame import Frame, double, mark_took, number, stored, working_type
 from .random import draw
 
 
@@ -147,7 +147,7 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
             mark_took(frame, phase.space, [k for k, p in enumerate(parts) if p is None])
             frame.written = True
         if output.slot and not frame.functional:
-            value = write(frame.column(output.slot), parts)
+            value = frame.keep(output.slot, parts)
         elif output.slot:
             value = [
                 o if p is None else stored(p, o)

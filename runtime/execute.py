@@ -42,7 +42,7 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     if outcome.startswith("restore") and snapshots:
         saved = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
         for slot, value in saved.items():
-            _assign(frame, slot, _copy(value))
+            _restore(frame, slot, _copy(value))
     columns = [s for s in plan.deferred if outcome == "commit" or s in plan.always]
     values = {s: frame.get(plan.deferred[s]) for s in columns}
     if outcome == "commit":
@@ -95,7 +95,15 @@ def _copy(value: Any) -> Any:
 
 def _assign(frame: Frame, slot: str, value: Any) -> None:
     """Write a slot that had to wait: in place, or as a new value in a functional step."""
-    old = frame.column(slot)
+    if isinstance(value, list) and not frame.functional:
+        frame.keep(slot, value)
+    else:
+        _restore(frame, slot, value)
+
+
+def _restore(frame: Frame, slot: str, value: Any) -> None:
+    """Put back what a slot kept, in the form in which it is kept."""
+    old = frame.kept(slot)
     if frame.functional:
         if isinstance(old, list):
             value = [o if v is None else stored(v, o) for v, o in zip(value, old, strict=True)]

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiler.formats import sizes_of
 from ..compiler.program import Program
+from . import int8
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -54,7 +56,8 @@ class Frame:
             return self.given(name[6:])
         if name.startswith("host:"):
             return self.scalar(name[5:])
-        return self.values[name]
+        value = self.values[name]
+        return self.column(value.slot) if isinstance(value, Held) else value
 
     def given(self, name: str) -> Any:
         """An array that the loop supplies."""
@@ -73,6 +76,17 @@ class Frame:
 
     def column(self, slot: str) -> Any:
         """What a slot holds; of `PATH@DOMAIN` the tensors of that domain."""
+        kept, format = self.kept(slot), self.spec(slot).format
+        if not format.block:
+            return kept
+        sizes = self.kept(sizes_of(slot))
+        return [
+            None if c is None else int8.decode(c, s, format)
+            for c, s in zip(kept, sizes, strict=True)
+        ]
+
+    def kept(self, slot: str) -> Any:
+        """The tensors in which a slot is kept between steps: those of int8 are codes."""
         if slot not in self.slots:
             base, _, domain = slot.partition("@")
             whole, places = self.slots[base], self.members[self.program.slots[base].domain]
@@ -82,6 +96,16 @@ class Frame:
 
     def spec(self, slot: str) -> Any:
         return self.program.slots[slot.partition("@")[0]]
+
+    def keep(self, slot: str, values: list[Any]) -> Any:
+        """Write a column in place, in the form in which the slot is kept; returns what it holds."""
+        kept, format = self.kept(slot), self.spec(slot).format
+        if not format.block:
+            return write(kept, values)
+        for value, codes, sizes in zip(values, kept, self.kept(sizes_of(slot)), strict=True):
+            if value is not None:
+                int8.encode(torch.as_tensor(value), codes, sizes, format)
+        return Held(slot)
 
     def replace(self, slot: str, column: Any) -> None:
         """Give a slot new tensors, in a functional step; a routed part also within the whole."""
@@ -101,6 +125,13 @@ class Frame:
     def size(self, spec: Any) -> int:
         """The number of places of an axis."""
         return int(self.group_rows[0][spec[1]]) if isinstance(spec, tuple) else int(spec)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value between phases that is what a slot now holds; it is read where it is needed."""
+
+    slot: str
 
 
 def working(x: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ..compiler import cells
+from ..compiler.formats import sizes_of
 from ..compiler.program import Compute, Program
 from . import native
 from .batching import ready
 from .computing import columns_of
-from .frame import Frame, mark_took, working
+from .frame import Frame, Held, mark_took, working
 from .launch import Launch, Reduction
 from .table import Table
 
@@ -28,6 +29,7 @@ CODES = {
     torch.bfloat16: "bf16",
     torch.float16: "f16",
     torch.bool: "bool",
+    torch.int8: "i8",
 }
 PREAMBLE = """
 #define optc_max(a, b) optc_larger(a, b)
@@ -135,7 +137,7 @@ class Kernels:
 
     def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
-        if frame.functional:
+        if frame.functional or phase.coded and self.printer.language != "c":
             return False
         known = self.phases.get(id(phase))
         if known is None or known.phase is not phase or not known.fits(frame):
@@ -198,7 +200,9 @@ class Prepared:
 
     def _column(self, name: str, frame: Frame) -> list[Any]:
         """The tensors of a column; what the phase makes itself gets memory."""
-        if name.startswith("slot:") or name in frame.values:
+        if name.startswith("slot:"):
+            return frame.kept(name[5:])
+        if name in frame.values:
             return frame.get(name)
         if name.startswith("input:"):  # of any type and layout, and another at the next step
             given = zip(self.members, frame.get(name), strict=True)
@@ -244,7 +248,8 @@ class Prepared:
             column = columns[self.names[place]]
             if absent and not output.slot:
                 column = [None if k in absent else c for k, c in enumerate(column)]
-            frame.values[output.value] = column
+            coded = self.names[place] in self.phase.coded
+            frame.values[output.value] = Held(output.slot) if coded else column
             if output.slot:
                 frame.written = True
                 if frame.spec(output.slot).kind == "target":
@@ -291,7 +296,10 @@ class Part:
             dtypes.append(key[0])
         fresh = [c for c, n in enumerate(whole.names) if not n.startswith("slot:")]
         self.fresh = fresh
-        written = sorted({p for p in whole.places if p >= 0})
+        loose = {sizes_of(n) for n in whole.phase.coded}
+        new = {whole.names[p] for p in whole.places if p >= 0}
+        new |= {sizes_of(n) for n in new & whole.phase.coded.keys()}
+        written = [c for c, n in enumerate(whole.names) if n in new]
         held = [frame.place(i) for i in whole.members]
         before = accumulate((size for _, size in held), initial=0)
         offsets = [start + first for start, (first, _) in zip(before, held, strict=False)]
@@ -302,6 +310,7 @@ class Part:
             parameter=self.own,
             fresh=fresh,
             written=written,
+            loose=[c for c, n in enumerate(whole.names) if n in loose],
             names=names,
             cell_offset=[offsets[k] for k in rows],
         )
@@ -367,7 +376,12 @@ class Part:
         sums = iter(whole.reductions)
         for output, place, result in zip(whole.phase.outputs, whole.places, results, strict=True):
             if not output.combine:
-                columns[whole.names[place]][k].copy_(result)
+                name = whole.names[place]
+                if name in whole.phase.coded:
+                    only = [result if at == k else None for at in range(len(whole.members))]
+                    frame.keep(name[5:], only)
+                else:
+                    columns[name][k].copy_(result)
                 continue
             end = next(sums)
             target = {

@@ -279,6 +279,11 @@ OPTC_FN uint16_t optc_stochastic_bf16(float x, uint32_t chance)
     return (uint16_t)((x != x ? u | 0x00400000 : u + (chance & 0xffff)) >> 16);
 }
 
+OPTC_FN float optc_dither_bf16(float x, float chance)
+{
+    return optc_load_bf16(optc_stochastic_bf16(x, (uint32_t)(int32_t)chance));
+}
+
 OPTC_FN float optc_load_f16(uint16_t h)
 {
     const uint32_t size = (uint32_t)(h & 0x7fff) << 13, sign = (uint32_t)(h & 0x8000) << 16;
@@ -306,6 +311,41 @@ OPTC_FN uint16_t optc_stochastic_f16(float x, uint32_t chance)
     const double inverse = optc_from_bits((uint64_t)(137 - exponent + 1023) << 52);
     const double count = floor(fabs((double)x) * inverse + chance * 0x1p-32);
     return optc_store_f16((float)copysign(count * quantum, (double)x));
+}
+
+OPTC_FN float optc_dither_f16(float x, float chance)
+{
+    return optc_load_f16(optc_stochastic_f16(x, (uint32_t)(int32_t)chance << 16));
+}
+
+/* int8 codes of a block of cells; int8.py says what they mean. */
+OPTC_FN float optc_decode(int8_t code, float size, int power)
+{
+    float part = fabsf((float)code) / 127;
+    part = power > 1 ? part * part : part;
+    part = power > 2 ? part * part : part;
+    return size * copysignf(part, (float)code);
+}
+
+OPTC_FN void optc_encode(const float *x, int64_t n, int8_t *codes, float *size, int power)
+{
+    uint32_t bits = 0; /* sizes are in the order of their bits, NaN above all */
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t a = optc_bitsf(x[i]) & 0x7fffffff;
+        bits = a > bits ? a : bits;
+    }
+    const float most = optc_from_bitsf(bits);
+    const int fine = most > 0 && most < INFINITY;
+    const float scale = fine ? most : 1;
+    for (int64_t i = 0; i < n; i++) {
+        float part = fabsf(x[i]) / scale;
+        part = power > 1 ? sqrtf(part) : part;
+        part = power > 2 ? sqrtf(part) : part;
+        const float least = x[i] != 0 ? 1 : 0, near = rintf(part * 127);
+        const float code = power > 1 && near < least ? least : near;
+        codes[i] = (int8_t)(int32_t)copysignf(fine ? code : 0, x[i]);
+    }
+    *size = most < INFINITY ? most : NAN;
 }
 
 /* Random numbers: Philox4x32-10 (Salmon and others 2011). A number depends on the seed, the stream
@@ -353,6 +393,18 @@ OPTC_FN float optc_uniformf(optc_words w)
 }
 OPTC_FN double optc_rademacher(optc_words w) { return w.a >> 31 ? 1 : -1; }
 OPTC_FN float optc_rademacherf(optc_words w) { return w.a >> 31 ? 1 : -1; }
+/* 0 to 65535, for a rounding up or down by chance: eight of them are one draw. */
+#define OPTC_CHANCE(k, word, by)                                                                  \
+    OPTC_FN double optc_chance##k(optc_words w) { return (int32_t)(w.word >> by & 0xffff); }      \
+    OPTC_FN float optc_chance##k##f(optc_words w) { return (float)(int32_t)(w.word >> by & 0xffff); }
+OPTC_CHANCE(0, a, 0)
+OPTC_CHANCE(1, a, 16)
+OPTC_CHANCE(2, b, 0)
+OPTC_CHANCE(3, b, 16)
+OPTC_CHANCE(4, c, 0)
+OPTC_CHANCE(5, c, 16)
+OPTC_CHANCE(6, d, 0)
+OPTC_CHANCE(7, d, 16)
 OPTC_FN double optc_normal(optc_words w)
 {
     const double angle = 0x1.921fb54442d18p+2 * optc_open(w.c, w.d);

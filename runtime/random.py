@@ -56,6 +56,12 @@ def rademacher(
     return (a >> 31).double() * 2 - 1
 
 
+def chance(which: int, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
+    """One of the eight whole numbers from 0 to 65535 of a draw, for rounding by chance."""
+    words = philox(seed, stream, call, n, offset)
+    return (words[which // 2] >> 16 * (which % 2) & 0xFFFF).double()
+
+
 def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """High and low word of a product: in halves, since int64 has no room for 64 bits and a sign."""
     low, high = word * (factor & 0xFFFF), word * (factor >> 16)
@@ -73,4 +79,6 @@ _DRAW = {"uniform": uniform, "normal": normal, "rademacher": rademacher}
 
 def draw(how: str, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
     """`n` numbers of a distribution for the cells offset..offset + n - 1, in float64."""
+    if how.startswith("chance"):
+        return chance(int(how[6:]), seed, stream, call, n, offset)
     return _DRAW[how](seed, stream, call, n, offset)

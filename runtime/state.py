@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiler.formats import sizes_of
 from ..compiler.program import Plan, Program
-from . import execute
+from . import execute, int8
 from .frame import LOW, Frame
 from .tensors import local, real
 
@@ -32,6 +33,7 @@ class Slots:
     def __init__(self, program: Program, layout: Any, state: Any):
         self.program, self.layout, self.state = program, layout, state
         self.columns: dict[str, Any] = {}
+        refuse_types(program, layout)
         for name in program.targets:
             self.columns[name] = [to_local(layout.params[i]) for i in layout.members[name]]
         self._clocks()
@@ -95,6 +97,9 @@ class Slots:
 
     def _begin(self, slot: str, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         spec = self.program.slots[slot]
+        if spec.reach == "block":  # it began with its codes
+            self._find(slot)
+            return
         if spec.begins_as_number:
             values: Any = spec.init
         else:
@@ -126,9 +131,14 @@ class Slots:
         for k, i in enumerate(self.layout.members[spec.domain]):
             p = self.layout.params[i]
             if column[k] is None:
-                column[k] = self.state[p][slot] = fresh(
-                    values[k] if isinstance(values, list) else values, frame.tensors[i], spec
-                )
+                value = values[k] if isinstance(values, list) else values
+                column[k] = self.state[p][slot] = kept = fresh(value, frame.tensors[i], spec)
+                if spec.format.block:
+                    sizes = int8.sizes_like(kept, spec.format)
+                    codes = torch.empty_like(kept, dtype=torch.int8)
+                    int8.encode(kept, codes, sizes, spec.format)
+                    column[k] = self.state[p][slot] = codes
+                    self.state[p][sizes_of(slot)] = sizes
 
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
         count = len(set(self.layout.groups)) or 1
@@ -145,9 +155,30 @@ class Slots:
             self.state[self._owner(spec)][slot] = self.columns[slot] = values.clone()
 
 
+def refuse_types(program: Program, layout: Any) -> None:
+    """A schedule that stores a target in a type wants parameters of that type."""
+    for name in program.targets:
+        format = program.slots[name].format
+        for i in layout.members[name]:
+            p = layout.params[i]
+            if format.type and p.dtype != TYPES[format.type]:
+                raise ValueError(
+                    f"Invalid parameter: the schedule stores {name} as {format.type}, and "
+                    f"{layout.names[i] or f'parameter {i}'} is {str(p.dtype)[6:]}"
+                )
+
+
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def working_type(like: Tensor) -> torch.dtype:
+    """The type in which the cells of a parameter are computed with."""
+    return torch.float32 if like.dtype in LOW else like.dtype
+
+
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
-    """A slot's first tensor: own memory, float32 under low-precision parameters."""
-    dtype = torch.bool if spec.logical else torch.float32 if like.dtype in LOW else like.dtype
+    """A slot's first tensor: own memory, in the type of its format or that of computing."""
+    dtype = torch.bool if spec.logical else TYPES.get(spec.format.type) or working_type(like)
     if spec.reach == "tensor" and not spec.axes:
         return torch.as_tensor(value, dtype=torch.bool if spec.logical else torch.float64).clone()
     if not isinstance(value, Tensor):

@@ -202,13 +202,19 @@ class Table:
         if late := [column for column in self._given if column in self.fresh]:
             self._fill(late, None)
         starts, numel = self.addr[self._given], self.numel
-        sizes = torch.stack([numel * self.dtypes[column].itemsize for column in self._given])
+        sizes = torch.stack([self._bytes(column, numel) for column in self._given])
         written = torch.tensor([c in self.written for c in self._given], device="cpu")
         shared = overlapping(
             starts.flatten(), sizes.flatten(), written.repeat_interleave(self.rows)
         )
         for row in shared.view(-1, self.rows).any(0).nonzero().flatten().tolist():
             self._block(row)
+
+    def _bytes(self, column: int, numel: Tensor) -> Tensor:
+        """What the tensors of a column take; loose ones have sizes of their own."""
+        if column in self.loose:
+            numel = torch.tensor([0 if x is None else x.numel() for x in self._lists[column]])
+        return numel * self.dtypes[column].itemsize
 
     def _block(self, row: int) -> None:
         self._blocked[row] = 1

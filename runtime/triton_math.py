@@ -307,6 +307,84 @@ def optc_rademacher(key, cell, call, kind: tl.constexpr):
 
 
 @triton.jit
+def low_half(word, kind: tl.constexpr):
+    return (word & 0xFFFF).to(tl.int32).to(kind)
+
+
+@triton.jit
+def optc_chance0(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(a, kind)
+
+
+@triton.jit
+def optc_chance1(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(a >> 16, kind)
+
+
+@triton.jit
+def optc_chance2(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(b, kind)
+
+
+@triton.jit
+def optc_chance3(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(b >> 16, kind)
+
+
+@triton.jit
+def optc_chance4(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(c, kind)
+
+
+@triton.jit
+def optc_chance5(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(c >> 16, kind)
+
+
+@triton.jit
+def optc_chance6(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(d, kind)
+
+
+@triton.jit
+def optc_chance7(key, cell, call, kind: tl.constexpr):
+    a, b, c, d = words(key, cell, call)
+    return low_half(d >> 16, kind)
+
+
+@triton.jit
+def optc_f16(x):
+    return x.to(tl.float32).to(tl.float16).to(x.dtype)
+
+
+@triton.jit
+def optc_dither_bf16(x, chance):
+    f = x.to(tl.float32)
+    u = f.to(tl.int32, bitcast=True)
+    kept = tl.where(f != f, u | 0x00400000, u + chance.to(tl.int32)) & -65536
+    return kept.to(tl.float32, bitcast=True).to(x.dtype)
+
+
+@triton.jit
+def optc_dither_f16(x, chance):
+    f = x.to(tl.float32)
+    own = ((f.to(tl.int32, bitcast=True) >> 23) & 0xFF).to(tl.int64)
+    exponent = tl.where(own < 113, 113, own)
+    quantum = ((exponent + 886) << 52).to(tl.float64, bitcast=True)
+    inverse = ((1160 - exponent) << 52).to(tl.float64, bitcast=True)
+    wide = f.to(tl.float64)
+    count = tl.floor(tl.abs(wide) * inverse + chance.to(tl.float64) * 0.0000152587890625)
+    return copysign(count * quantum, wide).to(tl.float32).to(tl.float16).to(x.dtype)
+
+
+@triton.jit
 def optc_normal(key, cell, call, kind: tl.constexpr):
     a, b, c, d = words(key, cell, call)
     if kind == tl.float64:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
+from ..formats import Format, sizes_of
 from ..ops import Op
 from ..program import Compute
 from .element import Printer
@@ -47,7 +49,16 @@ class CPrinter(Printer):
         return f"const real {name} = (real){coarse_name};"
 
     def cell(self, place: int) -> str:
+        format = self.phase.coded.get(self.phase.columns()[0][place])
+        if format is not None:
+            return f"(real)optc_decode(c{place}[i], z{place}, {format.power})"
         return f"load{place}(c{place}[i])"
+
+    def store(self, place: int, value: str) -> str:
+        """The line that keeps an element; codes are made of a whole block."""
+        if self.phase.columns()[0][place] in self.phase.coded:
+            return f"q{place}[j] = (float)({value});"
+        return f"c{place}[i] = store{place}({value});"
 
     def value(self, how: str, place: int) -> str:
         return _VALUE[how].format(place)
@@ -79,16 +90,20 @@ def print_phase(phase: Compute) -> str:
     """The C function `phase`, without the lines that name its types."""
     printer = CPrinter(phase)
     stores, sums = printer.walk()
-    stored = [f"c{place}[i] = store{place}({value});" for place, value in stores]
-    return _function(printer, stored, sums)
+    return _function(printer, [printer.store(*one) for one in stores], sums)
 
 
 def _function(p: CPrinter, stores: list[str], sums: list[tuple[str, str]]) -> str:
     written = {place for place in p.phase.columns()[1] if place >= 0}
     pointers = []
+    codes = _codes(p.phase)
+    block = codes[0].format.block if codes else 1
+    written |= {c.sizes for c in codes if c.place in written}
+    sizes = {c.sizes for c in codes}
     for k in range(len(p.phase.columns()[0])):
         type = f"type{k}" if k in written else f"const type{k}"
-        pointers.append(f"{type} *c{k} = ({type} *)a->addr[{k} * a->rows + r] + start;")
+        first = f"start / {block}" if k in sizes else "start"
+        pointers.append(f"{type} *c{k} = ({type} *)a->addr[{k} * a->rows + r] + {first};")
     lanes = [
         f"double s{k}[{LANES}]; for (int j = 0; j < {LANES}; ++j) s{k}[j] = {_START[how]};"
         for k, (how, _) in enumerate(sums)
@@ -100,7 +115,9 @@ def _function(p: CPrinter, stores: list[str], sums: list[tuple[str, str]]) -> st
     finish = []
     for k, (how, _) in enumerate(sums):
         finish.append(f"a->partials[c * {len(sums)} + {k}] = optc_lanes_{how}(s{k});")
-    loop = _blocks(inner, adds) if sums else _plain(inner)
+    loop = _blocks(inner, adds, codes) if sums else _plain(inner)
+    if codes and not sums:
+        loop = _coded(inner, codes, written)
     lines = [
         "const int64_t r = a->chunk_row[c], start = a->chunk_start[c];",
         "const int64_t n = optc_length(a, c);",
@@ -122,17 +139,64 @@ def _plain(inner: list[str]) -> list[str]:
     return ["OPTC_VECTOR", "for (int64_t i = 0; i < n; ++i) {", *("  " + x for x in inner), "}"]
 
 
-def _blocks(inner: list[str], adds: list[str]) -> list[str]:
+@dataclass(frozen=True)
+class _Codes:
+    """A column of int8 codes, and the column of the sizes of its blocks."""
+
+    place: int
+    sizes: int
+    format: Format
+
+    def size(self) -> str:
+        at = f"c{self.sizes}[b / {self.format.block}]"
+        return f"const float z{self.place} = {at}; (void)z{self.place};"
+
+
+def _codes(phase: Compute) -> list[_Codes]:
+    names = phase.columns()[0]
+    return [
+        _Codes(names.index(name), names.index(sizes_of(name)), format)
+        for name, format in phase.coded.items()
+    ]
+
+
+def _coded(inner: list[str], codes: list[_Codes], written: set[int]) -> list[str]:
+    """Block by block: the cells, and then the codes of what was written."""
+    block = codes[0].format.block
+    new = [c for c in codes if c.place in written]
+    return [
+        f"for (int64_t b = 0; b < n; b += {block}) {{",
+        f"  const int64_t m = n - b < {block} ? n - b : {block};",
+        *(f"  {c.size()}" for c in codes),
+        *(f"  float q{c.place}[{block}];" for c in new),
+        "  OPTC_VECTOR",
+        "  for (int64_t j = 0; j < m; ++j) {",
+        "    const int64_t i = b + j;",
+        *("    " + x for x in inner),
+        "  }",
+        *(
+            f"  optc_encode(q{c.place}, m, c{c.place} + b, c{c.sizes} + b / {block}, "
+            f"{c.format.power});"
+            for c in new
+        ),
+        "}",
+    ]
+
+
+def _blocks(inner: list[str], adds: list[str], codes: list[_Codes]) -> list[str]:
     """Whole blocks of lanes, then the rest: the same lane for the same place of a chunk."""
+    sizes = ["  " + c.size() for c in codes]
     body = ["  const int64_t i = b + j;", *("  " + x for x in (*inner, *adds))]
     return [
         f"int64_t b = 0; for (; b + {LANES} <= n; b += {LANES}) {{",
+        *sizes,
         "  OPTC_VECTOR",
         f"  for (int j = 0; j < {LANES}; ++j) {{",
         *("  " + x for x in body),
         "  }",
         "}",
         "for (int j = 0; j < n - b; ++j) {",
+        *sizes,
         *body,
         "}",
     ]

@@ -18,7 +18,7 @@ from ..ops import OPS, Op
 from ..program import Compute
 from ..torch_ops import FUNCTIONS
 
-DRAWS = ("normal", "uniform", "rademacher")
+DRAWS = ("normal", "uniform", "rademacher", *(f"chance{k}" for k in range(8)))
 FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 """The operation that a reduction of truth values is, on 0 and 1."""
 

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..program import Compute, Loop, Plan, Program
+from ..program import Compute, Evaluate, Loop, Plan, Program
+
+Width = Callable[[str], float]
+"""The bytes of one cell of a column, by its name."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Reads and writes of whole columns in one step, by phase; `size` bytes an element."""
+    """Bytes of a cell that each phase reads and writes."""
 
-    phases: tuple[tuple[str, int, int], ...]
-    size: int
+    phases: tuple[tuple[str, float, float], ...]
 
     @property
-    def bytes(self) -> int:
-        return self.size * sum(reads + writes for _, reads, writes in self.phases)
+    def bytes(self) -> float:
+        whole = sum(reads + writes for _, reads, writes in self.phases)
+        return int(whole) if whole == int(whole) else whole
 
 
-def traffic(plan: Plan, domain: str = "w", size: int = 4) -> Traffic:
-    """Columns that the element-wise phases over a domain read and write.
+def traffic(plan: Plan, width: Width, domain: str = "w") -> Traffic:
+    """What the element-wise phases over a domain read and write.
 
     Slots that wait for the end of the step are read and written once more.
     """
     rows = [
-        _phase(p) for p in _all(plan.phases) if isinstance(p, Compute) and _within(p.space, domain)
+        _phase(p, width)
+        for p in _all(plan.phases)
+        if isinstance(p, Compute) and _within(p.space, domain)
     ]
-    late = [s for s, v in plan.deferred.items() if plan.reaches.get(v) == "element"]
-    rows += [(f"commit {slot}", 1, 1) for slot in late]
-    return Traffic(tuple(rows), size)
+    late = [(s, v) for s, v in plan.deferred.items() if plan.reaches.get(v) == "element"]
+    rows += [(f"commit {slot}", width(value), width(f"slot:{slot}")) for slot, value in late]
+    return Traffic(tuple(rows))
 
 
-def by_leaf(program: Program, plan: Plan, size: int = 4) -> dict[str, int]:
+def widths(program: Program, plan: Plan, size: int = 4) -> Width:
+    """Slots have the width of their format, gradients that of their target, others `size`."""
+    known = {f"slot:{p}": x.format.bytes(size) for p, x in program.slots.items()}
+    for phase in _all(plan.phases):
+        for read in phase.reads if isinstance(phase, Evaluate) else ():
+            if read.what == "gradient":
+                known[read.value] = program.slots[read.wrt].format.bytes(size)
+    return lambda name: known.get(name.partition("@")[0], size)
+
+
+def by_leaf(program: Program, plan: Plan, size: int = 4) -> dict[str, float]:
     """What a step moves for a cell of each domain that no block divides further."""
-    parents = {d.parent for d in program.domains.values()}
+    parents, width = {d.parent for d in program.domains.values()}, widths(program, plan, size)
     return {
-        leaf: traffic(_concerning(program, plan, leaf), leaf.partition("|")[0], size).bytes
+        leaf: traffic(_concerning(program, plan, leaf), width, leaf.partition("|")[0]).bytes
         for leaf in program.domains
         if leaf not in parents
     }
@@ -69,7 +85,11 @@ def _all(phases: list[Any]) -> list[Any]:
     return result
 
 
-def _phase(phase: Compute) -> tuple[str, int, int]:
-    reads = sum(p.how == "cell" for p in phase.inputs)
-    writes = sum(o.how == "cell" and not o.combine for o in phase.outputs)
+def _phase(phase: Compute, width: Width) -> tuple[str, float, float]:
+    reads = sum(width(p.source) for p in phase.inputs if p.how == "cell")
+    writes = sum(
+        width(f"slot:{o.slot}" if o.slot else o.value)
+        for o in phase.outputs
+        if o.how == "cell" and not o.combine
+    )
     return phase.name, reads, writes

@@ -1,0 +1,140 @@
+"""A schedule is read, checked against the graph, and made part of it; nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from optc.cli import main
+from optc.compiler import driver
+from optc.compiler.analysis import bar_to_backward
+from optc.compiler.explain import sheet
+from optc.compiler.schedule import illegal, read, schedules
+from optc.compiler.source import CompileError, Source
+from optc.plugins.registry import library
+
+ADAM = "rule r(lr = 0.1):\n    precondition adam()\n    step lr\n"
+
+
+def scheduled(*lines: str, rule: str = ADAM) -> object:
+    text = rule + "\nschedule r:\n" + "".join(f"    {line}\n" for line in lines)
+    source = Source("r.opt", text)
+    return driver.scheduled(driver.graph(source, library()), source)
+
+
+WRONG = {
+    "store exp_av as bf16": ("E201", "did you mean `adam.exp_avg`?"),
+    "store exp_avg as bf61": ("E201", "did you mean `bf16`?"),
+    "store exp_avg as bf16(stochastik)": ("E203", "did you mean `stochastic`?"),
+    "store exp_avg as bf16(block = 3)": ("E203", ""),
+    "store exp_avg as int8(block = 100)": ("E208", ""),
+    "store exp_avg as int8(power = 3)": ("E208", ""),
+    "store w as int8": ("E403", ""),
+    "run backwards": ("E201", ""),
+    "run backend(gpu)": ("E201", "known here: auto, c, eager, inductor, triton"),
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_is_wrong_is_said_where_it_stands(line: str) -> None:
+    with pytest.raises(CompileError) as error:
+        scheduled(line)
+    (found,) = error.value.diagnostics
+    assert (found.code, found.span.row) == (WRONG[line][0], 6)
+    assert WRONG[line][1] in found.help
+
+
+def test_a_slot_has_one_format_and_a_rule_one_size_of_block() -> None:
+    with pytest.raises(CompileError) as error:
+        scheduled("store exp_avg as bf16", "store adam.exp_avg as f16")
+    assert [d.code for d in error.value.diagnostics] == ["E204"]
+    with pytest.raises(CompileError) as error:
+        scheduled("store exp_avg as int8(block = 64)", "store exp_avg_sq as int8")
+    assert [d.code for d in error.value.diagnostics] == ["E403"]
+
+
+def test_an_end_of_several_names_is_no_name() -> None:
+    rule = (
+        "rule r(lr = 0.1):\n    smooth momentum() as a\n    smooth momentum() as b\n    step lr\n"
+    )
+    slots = driver.graph(Source("r.opt", rule), library()).slots
+    end = next(p for p in slots if p.startswith("a.")).partition(".")[2]
+    with pytest.raises(CompileError, match=f"one of a.{end}, b.{end}"):
+        scheduled(f"store {end} as bf16", rule=rule)
+
+
+COARSE = {
+    "state n: model = 0\nn <- n + 1\nw <- w - n": "it is one number a model",
+    "state C: element[window(4)] = 0\nC[steps % 4] <- grad(w)\nw <- w - sum(C, over = window)": (
+        "is converted inside of the pass"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", COARSE)
+def test_what_is_no_number_a_cell_is_not_rounded_by_chance(body: str) -> None:
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    with pytest.raises(CompileError, match=COARSE[body]):
+        name = body.split()[1].rstrip(":")
+        scheduled(
+            f"store {name} as bf16(stochastic)", rule=f"rule r(lr = 0.1):\n{lines}    step lr\n"
+        )
+
+
+BARS = {
+    "clip global_norm()\nstep lr": "this needs all gradients of the model",
+    "w <- w - lr * grad(w) / norm(grad(w), over = group)": "this needs all gradients of the group",
+    "perturb sam()\nstep lr": "this needs all gradients of the model",
+    "w <- w - lr * grad(w + 1)": "the loss is evaluated again",
+    "step lr\nveto when call > 3": "a veto decides over the whole step",
+    "state n: model = 0\nn <- n + 1\nstep lr / n": "`n` is written once a step, not once a tensor",
+    "step lr\nmetric size = norm(w, over = model)": "this needs all gradients of the model",
+}
+
+
+@pytest.mark.parametrize("body", BARS)
+def test_the_backward_pass_is_barred_by_a_line(body: str) -> None:
+    rule = "rule r(lr = 0.1):\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    with pytest.raises(CompileError) as error:
+        scheduled("run in_backward", rule=rule)
+    (found,) = error.value.diagnostics
+    assert found.code == "E402" and BARS[body] in found.message
+    assert found.span.row > 0 and "in_backward" in found.help
+    assert BARS[body] in sheet(driver.graph(Source("r.opt", rule), library()))
+
+
+def test_what_stays_within_a_tensor_is_legal() -> None:
+    for body in ("step lr", "precondition adam()\n    step lr", "w <- w - lr * sign(grad(w))"):
+        graph = driver.graph(Source("r.opt", f"rule r(lr = 0.1):\n    {body}\n"), library())
+        assert bar_to_backward(graph) is None
+    rule = "rule r(lr = 0.1):\n    w <- w - lr * grad(w) / norm(grad(w), over = tensor)\n"
+    assert scheduled("run in_backward", rule=rule).in_backward  # type: ignore[attr-defined]
+
+
+def test_a_schedule_computes_nothing_and_a_rule_says_not_how() -> None:
+    for text in (f"{ADAM}\nschedule r:\n    w <- w\n", "rule r():\n    run in_backward\n"):
+        with pytest.raises(CompileError) as error:
+            driver.tree(Source("r.opt", text))
+        assert [d.code for d in error.value.diagnostics] == ["E101"]
+
+
+def test_a_schedule_of_no_rule_is_found() -> None:
+    file = driver.tree(Source("r.opt", f"{ADAM}\nschedule s:\n    run in_backward\n"))
+    graph = driver.graph(Source("r.opt", ADAM), library())
+    assert [d.code for d in illegal(file, [graph])] == ["E201"]
+    assert read(None, graph).stores == {} and list(schedules(file)) == ["s"]
+
+
+def test_bytes_follow_the_formats(tmp_path, capsys) -> None:
+    rule, other = tmp_path / "r.opt", tmp_path / "small.opt"
+    rule.write_text(ADAM)
+    other.write_text("schedule r:\n    store exp_avg as bf16\n    store exp_avg_sq as bf16\n")
+    assert main(["explain", "--cost", str(rule), "--schedule", str(other)]) == 0
+    shown = capsys.readouterr().out
+    # w 4 + 4, gradient 4, two slots read and written in two bytes each
+    assert "20 bytes a float32 parameter at least, 20 by the emitted code" in shown
+    assert "state                                 4 bytes" in shown
+    assert "bf16 (the schedule)" in shown
+    assert main(["explain", "--cost", str(rule)]) == 0
+    shown = capsys.readouterr().out
+    assert "28 bytes a float32 parameter at least, 28 by the emitted code" in shown
+    assert "(default)" in shown
