@@ -61,7 +61,7 @@ SNIPPETS = [
     "# only a comment\n",
     "use manifolds\n",
     "schedule r:\n    store sgd.m as bf16(stochastic)  # half\n    # none\n    run in_backward\n",
-    'schedule r:\n    """How."""\n    store m as int8(block = 256, power = 4)\n    run backend(c)\n',
+    'schedule r:\n    """How."""\n    store m as int8(block = 64, power = 4)\n    run backend(c)\n',
     "extern cone_qp(A, b; tol: positive = 1e-3) -> model[losses]\n",
     "extern f() -> element\n",
     "bundle b:\n    f = x -> x\n    g, h = k(f)\n",
