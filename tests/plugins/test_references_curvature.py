@@ -304,3 +304,16 @@ def test_block_updates_are_those_of_the_card(
         near(left, twenty, bound=1e-4 * twenty)
     else:
         assert left < 1e-14
+
+
+def test_a_sobolev_gradient_is_its_card() -> None:
+    x = 2 * torch.pi * torch.arange(64, dtype=EXACT) / 64
+    g = torch.sin(x) + torch.sin(8 * x)
+    (moved,) = path("precondition sobolev_gradient()", lambda w: (w * g).sum(), 0 * x, 1)
+    torch.testing.assert_close(-moved, torch.sin(x) / 2 + torch.sin(8 * x) / 65)
+    image = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=EXACT)
+    line = "precondition sobolev_gradient(s = 0.5)"
+    (moved,) = path(line, lambda w: (w * image).sum(), 0 * image, 1)
+    xi, eta = 6 * torch.fft.fftfreq(6, dtype=EXACT), 5 * torch.fft.fftfreq(5, dtype=EXACT)
+    weight = (1 + xi.unsqueeze(1) ** 2 + eta**2) ** 0.5
+    torch.testing.assert_close(-moved, torch.fft.ifft2(weight * torch.fft.fft2(image)).real)
