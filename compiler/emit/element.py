@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from ..cells import arrange, fold_cells, spread
+from ..cells import arrange, either, fold_cells, spread
 from ..ops import OPS, Op
 from ..program import Compute
 from ..torch_ops import FUNCTIONS
@@ -22,7 +22,7 @@ DRAWS = ("normal", "uniform", "rademacher", *(f"chance{k}" for k in range(8)))
 FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 """The operation that a reduction of truth values is, on 0 and 1."""
 
-_OP_OF = {function: name for name, function in FUNCTIONS.items()}
+_OP_OF = {either: "where", **{function: name for name, function in FUNCTIONS.items()}}
 
 
 class Printer:
@@ -144,8 +144,9 @@ class Printer:
             self.define(node, self.truth(bool(first)), True, True)
             return
         op = OPS[_OP_OF[node.target]]  # type: ignore[index]
-        coarse = all(not isinstance(x, fx.Node) or self.names[x][1] for x in node.args)
-        operands = [self.operand(x, coarse) for x in node.args]
+        args = node.args[: op.arity]
+        coarse = all(not isinstance(x, fx.Node) or self.names[x][1] for x in args)
+        operands = [self.operand(x, coarse) for x in args]
         if op.name == "pow" and node.args[1] == 2:
             op, operands = OPS["mul"], [operands[0], operands[0]]
         self.define(node, self.apply(op, operands, coarse), coarse, op.logical)
