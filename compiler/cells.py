@@ -27,6 +27,11 @@ def truth(x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else x != 0
 
 
+def number(x: float) -> Tensor:
+    """A number of the host as a value."""
+    return torch.tensor(float(x), dtype=torch.float64)
+
+
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger one; NaN in either stays."""
     return torch.maximum(*_both(a, b))

@@ -239,3 +239,85 @@ def test_gramian_reweight_of_examples_is_upgrad_of_their_losses() -> None:
     opt.bind(objective=lambda b: ((b[0] @ w - b[1]) ** 2).mean())
     opt.step(batch=(x, y))
     torch.testing.assert_close(w.detach(), -upgrad(-2 * y[:, None] * x), rtol=1e-9, atol=1e-11)
+
+
+def fitted(steps: str, backend: str, turns: int = 3) -> tuple[Tensor, Any, Tensor, Tensor]:
+    """A linear fit of six examples, by a rule over single examples."""
+    generator = torch.Generator().manual_seed(5)
+    x, y = torch.randn(6, 4, generator=generator), torch.randn(6, generator=generator)
+    w = torch.nn.Parameter(torch.zeros(4))
+    opt = optc.loads(f"rule r(lr = 0.1):\n    batch = each(batch)\n{steps}")([w], backend=backend)
+    opt.bind(objective=lambda b: ((b[0] @ w - b[1]) ** 2).mean())
+    for _ in range(turns):
+        opt.step(batch=(x, y))
+    return w.detach(), opt, x, y
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_winsorized_gradients_of_examples(backend: str) -> None:
+    steps = "    combine winsorized_gradient(percent = 20)\n    step lr\n"
+    found, _, x, y = fitted(steps, backend)
+    w = torch.zeros(4)
+    for _ in range(3):
+        J = 2 * (x @ w - y)[:, None] * x
+        low, high = (J.quantile(q, dim=0, interpolation="nearest") for q in (0.2, 0.8))
+        w = w - 0.1 * torch.minimum(torch.maximum(J, low), high).mean(0)
+    torch.testing.assert_close(found, w)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scores_and_coherence_of_examples(backend: str) -> None:
+    steps = """    metric coherence = m_coherence(grad(w))
+    metric longest = max(grand_score(grad(w)), over = examples)
+    w <- w - lr * mean(grad(w), over = examples)
+"""
+    _, opt, x, y = fitted(steps, backend, turns=1)
+    J = -2 * y[:, None] * x
+    coherence = J.sum(0).square().sum() / J.square().sum()
+    assert float(opt.metrics["coherence"]) == pytest.approx(float(coherence))
+    assert float(opt.metrics["longest"]) == pytest.approx(float(J.norm(dim=1).max()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_domain_penalties_follow_the_last_epoch(backend: str) -> None:
+    step = "combine domain_penalty_weights(values = parts(w), interval = 3)"
+    found = trained(step, 3, 1, backend, steps=7)
+    w, losses = problem(3, 1)
+    x, weights, seen = joined([p.detach() for p in w]), torch.ones(3), []
+    for k in range(7):
+        if k and k % 3 == 0:
+            weights, seen = torch.stack(seen).mean(0).softmax(0), []
+        seen.append(losses(x))
+        x = x - 0.01 * weights @ torch.func.jacrev(losses)(x)
+    torch.testing.assert_close(found, x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_guidance_of_samples(backend: str) -> None:
+    """Rows are samples; the two predictions are functions of the samples."""
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(3, 4, generator=generator)
+    text = """
+rule r(lr = 0.1):
+    loss conditional, unconditional
+    loss = conditional
+    combine adaptive_projected_guidance(grad(unconditional), radius = 2.5)
+    step lr
+"""
+    w = torch.nn.Parameter(start.clone())
+    opt = optc.loads(text)([w], backend=backend)
+    opt.bind(
+        objective={
+            "conditional": lambda: ((w - 1) ** 2).sum() / 2,
+            "unconditional": lambda: (w**4).sum() / 4,
+        }
+    )
+    x, buf = start.clone(), torch.zeros(3, 4)
+    for _ in range(4):
+        opt.step()
+        c = x - 1
+        buf = c - x**3 - 0.5 * buf
+        d = buf * (2.5 / buf.norm(dim=1, keepdim=True)).clamp(max=1)
+        unit = c / c.norm(dim=1, keepdim=True)
+        x = x - 0.1 * (c + 6.5 * (d - (d * unit).sum(1, keepdim=True) * unit))
+    torch.testing.assert_close(w.detach(), x)
