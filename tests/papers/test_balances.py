@@ -240,3 +240,23 @@ def test_hessian_alignment_reaches_the_head_and_the_features(backend: str) -> No
     opt.step()
     for p, before, g in zip((body, head), start, wanted, strict=True):
         torch.testing.assert_close(before - p.detach(), g, rtol=1e-9, atol=1e-12)
+
+
+APART = """
+rule r():
+    loss A: model[parts, rank, inputs], B: model[parts, outputs, rank]
+    input W: model[outputs, inputs]
+    w <- w - grad(p -> group_orthogonal_lora(W, A(p), B(p), lam = 1), w)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_low_rank_parts_are_pushed_apart(backend: str) -> None:
+    a, b = tensor([[1, -1]], [[1, 2]]), tensor([[1], [0.5]], [[-1], [2]])
+    p, q = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+    opt = optc.loads(APART)([p, q], backend=backend)
+    opt.bind(objective={"A": lambda: p + 0 * q.sum(), "B": lambda: q + 0 * p.sum()})
+    opt.supply(W=tensor([1, 2], [0.5, 1]))
+    opt.step()
+    torch.testing.assert_close(a - p.detach(), tensor([[-6.75, -13.5]], [[0, 13.5]]))
+    torch.testing.assert_close(b - q.detach(), tensor([[4.5], [4.5]], [[-9], [9]]))
