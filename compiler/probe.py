@@ -34,6 +34,10 @@ def probe(tree: s.Primitive) -> s.Rule | None:
             arguments.append(s.Argument("", s.Name(item.name)))
         elif supplied(item, tree.kind) == "":
             arguments.append(s.Argument("", s.Name("w") if _like_w(item) else _NUMBER))
+    names = {i.name for i in tree.inputs}
+    if names & {"loss", "grad"} and any(isinstance(b, s.Declare) for b in body):
+        body.append(s.Declare("loss", (s.Slot("main"),)))
+        body.append(s.Bind(("loss",), s.Name("main")))
     arguments += [s.Argument(o.name, _NUMBER) for o in tree.options if o.default is None]
     call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
     if tree.kind == "stepsize":

@@ -381,7 +381,7 @@ def _rebind_field(ctx: Context, scope: Scope, made: Any, when: Node | None, span
         previous["loss"] = scope.find("loss")
     field = field_of(ctx, scope, made, previous, span)
     first = as_node(ctx, field.apply(Arguments([ctx.flow[scope.target]], {}), span), span)
-    slot = "loss" if first.type.reach == "model" else "grad"
+    slot = "loss" if first.type.reach in ("model", "group") else "grad"
     if slot == "loss" and "grad" in block_scope.names:
         ctx.error(
             "E211",

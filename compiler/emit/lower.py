@@ -16,7 +16,7 @@ from .. import cells
 from ..ir import Graph, Node, Region, captured, inputs_of, postorder
 from ..ops import OPS
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
-from ..types import HOST, Axis, Type
+from ..types import HOST, Axis, Type, union
 from .build import Builder
 from .need import needs
 from .sides import sides
@@ -59,7 +59,7 @@ class Lowering:
         hosts: list[Node] | None = None,
         axes: dict[str, str] | None = None,
     ):
-        self.graph, self.roots = graph, roots
+        self.graph, self.roots = graph, [*roots, *_sizing(graph, roots)]
         self.axes = dict(axes or {})  # those of the loop's answers, and their names there
         self.bound = set(bound)  # values that are there already: a loop's parameters and captures
         self.hosts: list[Node] = hosts if hosts is not None else []
@@ -73,7 +73,7 @@ class Lowering:
         for node in self.order:
             self.cls[node] = self._class(node)
             self.absent[node] = self._absent(node)
-        self.need = needs(self.order, roots)
+        self.need = needs(self.order, self.roots)
         for node in self.order:
             self.level[node] = self._level(node)
         self.write_level: dict[Node, int] = {}
@@ -505,3 +505,21 @@ def _made(n: Node) -> list[Axis]:
     if n.op not in ("eye", "iota", "expand"):
         return []
     return [a for a in n.type.axes if not any(i.type.axis(a.name) for i in n.inputs)]
+
+
+def _sizing(graph: Graph, roots: list[Node]) -> list[Node]:
+    """Values asked for only because they say how many places the weights of a product need."""
+    order = postorder(roots)
+    asked = [n for n in order if n.op in ("value", "gradient", "vjp")]
+    known = {(a.name, a.primes) for n in asked for a in n.type.axes}
+    result = []
+    for n in asked:
+        at, type = n.inputs[0], graph.objectives.get(n.inputs[0].get("objective", ""))
+        if n.op != "vjp" or type is None:
+            continue
+        lacking = [a for a in type.axes if a.size is None and (a.name, a.primes) not in known]
+        if lacking:
+            known |= {(a.name, a.primes) for a in lacking}
+            whole = Type(type.reach, union(at.type.axes, type.axes))
+            result.append(graph.add("value", at, type=whole))
+    return result
