@@ -116,7 +116,7 @@ def spread(x: Any, sizes: Sequence[int], reach: str, like: Tensor) -> Tensor:
 
 def filled(x: Any, sizes: Sequence[int]) -> Tensor:
     """Broadcast a value of the model to axes of these sizes."""
-    x = torch.as_tensor(x, dtype=torch.float64) if not isinstance(x, Tensor) else x
+    x = torch.full((), x, dtype=torch.float64) if not isinstance(x, Tensor) else x
     return x.broadcast_to(tuple(int(n) for n in sizes))
 
 
@@ -214,9 +214,9 @@ def choose(x: Tensor, at: Any, dim: int, many: bool) -> Tensor:
         return (
             x.select(dim, int(at))
             if not isinstance(at, Tensor)
-            else x.index_select(dim, at.long().reshape(1)).squeeze(dim)
+            else x.index_select(dim, at.to(x.device).long().reshape(1)).squeeze(dim)
         )
-    return x.index_select(dim, at.long()).movedim(dim, 0)
+    return x.index_select(dim, at.to(x.device).long()).movedim(dim, 0)
 
 
 def put(x: Tensor, at: Any, value: Any, dim: int) -> Tensor:

@@ -238,9 +238,9 @@ def _random(phase: Call, frame: Frame) -> Any:
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
     lead = [frame.sizes[k.rstrip("'")] if n is None else frame.size(n) for k, n in a["axes"]]
     if a["reach"] in ("model", "group"):
-        return draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0).reshape(
-            lead
-        )
+        count = torch.Size(lead).numel()
+        numbers = draw(a["how"], frame.seed, stream, frame.call, count, 0)
+        return numbers.reshape(lead).to(frame.device, non_blocking=True)
     result, offset = [], 0
     for i in frame.members[a["domain"]]:
         t = frame.tensors[i]
@@ -251,5 +251,5 @@ def _random(phase: Call, frame: Frame) -> Any:
         start = offset + first
         numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start)
         offset += torch.Size(lead).numel() * whole
-        result.append(numbers.reshape(shape).to(t.device, working(t).dtype))
+        result.append(numbers.reshape(shape).to(t.device, working(t).dtype, non_blocking=True))
     return result

@@ -5,6 +5,7 @@ Arithmetic is in the parameter's type, in float32 for bfloat16 and float16.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,20 @@ from .random import draw
 
 def compute(phase: Compute, frame: Frame) -> None:
     if not phase.space:
-        return _model(phase, frame)
+    if not phase.space:
+        with making(frame.device):
+            return _model(phase, frame)
     kernels = frame.kernels if phase.mode == "kernel" else None
     if kernels is None or not kernels.run(phase, frame):
-        tensorwise(phase, frame)
+        with making(frame.device):
+            tensorwise(phase, frame)
     if frame.shards:
         frame.shards.finish(phase, frame)
+
+
+def making(device: torch.device) -> Any:
+    """What a phase makes out of numbers alone (an identity, say) is where its tensors are."""
+    return contextlib.nullcontext() if device.type == "cpu" else device
 
 
 def tensorwise(
@@ -116,7 +125,7 @@ def _draw(frame: Frame, port: Any) -> Any:
         start = offsets[k] + first
         offsets[k + 1] = offsets[k] + whole
         drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
-        return drawn.reshape(t.shape).to(t.device, working_type(t))
+        return drawn.reshape(t.shape).to(t.device, working_type(t), non_blocking=True)
 
     return numbers
 

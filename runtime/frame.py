@@ -48,6 +48,11 @@ class Frame:
     touched: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where values of the model are."""
+        return self.tensors[0].device if self.tensors else torch.device("cpu")
+
     def get(self, name: str) -> Any:
         """A value by its name."""
         if name.startswith("slot:"):
@@ -150,13 +155,14 @@ def truth(value: Any) -> bool:
 
 def number(x: Any) -> Any:
     """A host scalar as torch takes it: a truth value must be a tensor."""
-    return torch.tensor(x) if isinstance(x, bool) else x
+    return torch.full((), x) if isinstance(x, bool) else x
 
 
 def double(x: Any) -> Tensor:
+    """A value in double; a plain number is filled in, as a copy to a device would be waited for."""
     if isinstance(x, Tensor):
         return x.double() if x.is_floating_point() else x
-    return torch.tensor(x, dtype=torch.bool if isinstance(x, bool) else torch.float64)
+    return torch.full((), x, dtype=torch.bool if isinstance(x, bool) else torch.float64)
 
 
 def stored(value: Any, old: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from ..compiler.program import Compute, Program
 from . import native
 from .batching import ready
 from .computing import columns_of
-from .frame import Frame, Held, mark_took, working
+from .frame import Frame, Held, double, mark_took, working
 from .launch import Launch, Reduction
 from .table import Table
+from .tensors import staged
 
 CODES = {
     torch.float32: "f32",
@@ -188,8 +189,16 @@ class Prepared:
         """Numbers, wherever each of them is, as one tensor where the kernel reads it."""
         if isinstance(values, Tensor):
             return values
-        numbers = [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
-        return torch.stack(numbers)
+        found = [self.near(v) for v in values]
+        if any(isinstance(v, Tensor) for v in found):
+            return torch.stack([double(v).to(self.device) for v in found])
+        whole = torch.tensor(found, dtype=torch.float64, device="cpu")
+        return whole if self.device.type == "cpu" else staged(whole, self.device)
+
+    def near(self, value: Any) -> Any:
+        """A number that the device takes without waiting: one of its own, or a plain one."""
+        own = not isinstance(value, Tensor) or value.device == self.device
+        return value if own else value.item()
 
     def fits(self, frame: Frame) -> bool:
         return (
@@ -231,7 +240,8 @@ class Prepared:
     def run(self, frame: Frame) -> None:
         for place, port in enumerate(self.inputs["model"]):
             known = port.how == "size"
-            self.model[place] = frame.sizes[port.source] if known else frame.get(port.source)
+            value = frame.sizes[port.source] if known else frame.get(port.source)
+            self.model[place] = self.near(value)
         for place, port in enumerate(self.inputs["group"]):
             self.group[place] = self.together(list(frame.get(port.source)))
         columns = {n: self._column(n, frame) for n in self.names}

@@ -141,18 +141,17 @@ class Slots:
                     self.state[p][sizes_of(slot)] = sizes
 
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
-        count = len(set(self.layout.groups)) or 1
+        count, device = len(set(self.layout.groups)) or 1, self._owner(spec).device
         if not isinstance(values, list):
-            values = torch.as_tensor(
-                values, dtype=torch.bool if spec.logical else torch.float64
-            ).clone()
+            kind = torch.bool if spec.logical else torch.float64
+            values = torch.as_tensor(values, dtype=kind, device=device).clone()
             values = [values.clone() for _ in range(count)] if spec.reach == "group" else values
         if spec.reach == "group":
-            whole = torch.stack([v.double() for v in values])
+            whole = torch.stack([v.double().to(device) for v in values])
             self.state[self._owner(spec)][slot] = whole
             self.columns[slot] = list(whole.unbind())
         else:
-            self.state[self._owner(spec)][slot] = self.columns[slot] = values.clone()
+            self.state[self._owner(spec)][slot] = self.columns[slot] = values.to(device, copy=True)
 
 
 def refuse_types(program: Program, layout: Any) -> None:
@@ -180,7 +179,8 @@ def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
     dtype = torch.bool if spec.logical else TYPES.get(spec.format.type) or working_type(like)
     if spec.reach == "tensor" and not spec.axes:
-        return torch.as_tensor(value, dtype=torch.bool if spec.logical else torch.float64).clone()
+        kind = torch.bool if spec.logical else torch.float64
+        return torch.as_tensor(value, dtype=kind, device=like.device).clone()
     if not isinstance(value, Tensor):
         return torch.full_like(like, value, dtype=dtype, memory_format=torch.preserve_format)
     if spec.reach == "element" and not spec.axes:

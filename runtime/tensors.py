@@ -107,6 +107,19 @@ def _reachable(tensor: Tensor, device: torch.device) -> None:
         raise Refused("has no memory: its storage was freed or resized to 0")
 
 
+def staged(here: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device that nobody waits for.
+
+    Pinned memory is the allocator's own again only when the device has read it.
+    """
+    return pinned(here, device).to(device, non_blocking=True, copy=True)
+
+
+def pinned(here: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host that a device can read by itself."""
+    return here.pin_memory() if device.type == "cuda" else here
+
+
 def overlapping(start: Tensor, size: Tensor, written: Tensor) -> Tensor:
     """Which intervals share memory with another one, where at least one of the two is written."""
     order = torch.argsort(start)

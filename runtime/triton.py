@@ -26,6 +26,7 @@ from torch import Tensor
 from ..compiler.program import Compute, Program
 from .launch import OPERATIONS, REACHES, Reduction, check_slots
 from .table import Table
+from .tensors import pinned, staged
 
 CHUNK = 16384
 """Elements of a chunk, as in args.h."""
@@ -97,17 +98,13 @@ class Mirror:
         self.there: Tensor | None = None
 
     def of(self, here: Tensor) -> Tensor:
-        """The table on the device, copied there if it has changed.
-
-        The pinned copy is the allocator's own again only when the device has read it.
-        """
+        """The table on the device, copied there if it has changed; its memory keeps its place."""
         bits = here.view(torch.int64) if here.dtype == torch.float64 else here
-        if self.there is None or self.known is None or not torch.equal(self.known, bits):
+        if self.there is None or self.known is None:
+            self.known, self.there = bits.clone(), staged(here, self.device)
+        elif not torch.equal(self.known, bits):
             self.known = bits.clone()
-            staged = here.pin_memory() if self.device.type == "cuda" else here.clone()
-            if self.there is None or self.there.shape != here.shape:
-                self.there = torch.empty_like(here, device=self.device)
-            self.there.copy_(staged, non_blocking=True)
+            self.there.copy_(pinned(here, self.device), non_blocking=True)
         return self.there
 
 
@@ -173,7 +170,7 @@ class Launch:
         rows = table.chunk_row[: table.chunks].contiguous()
         begin = torch.searchsorted(rows, torch.arange(table.rows + 1))
         self.cut = [
-            x.to(self.device, copy=True)
+            staged(x, self.device)
             for x in (table.numel, rows, table.chunk_start[: table.chunks], begin)
         ]
         if len(self.reductions) * table.chunks > len(self.partials):
