@@ -21,7 +21,6 @@ from .random import draw
 
 def compute(phase: Compute, frame: Frame) -> None:
     if not phase.space:
-    if not phase.space:
         with making(frame.device):
             return _model(phase, frame)
     kernels = frame.kernels if phase.mode == "kernel" else None
