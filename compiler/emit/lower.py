@@ -193,23 +193,7 @@ class Lowering:
         literal = self._when(n)
         if literal is not None:  # the condition is known before the loop is asked
             before.append(self.level[literal[0]] + 1)
-        before += [self.level[b] + 1 for a in _made(n) for b in self._bearers(a, n)]
         return max(before, default=0)
-
-    def _bearers(self, axis: Axis, n: Node) -> list[Node]:
-        """The first answer of the loop that says how many places an axis has, if one must."""
-        if axis.size is not None:
-            return []
-        for bearer in self.order:
-            if self.cls[bearer] in ("ask", "data", "call") and bearer.type.axis(axis.name):
-                under = list(postorder([bearer]))
-                if n in under:
-                    return []
-                for node in under:
-                    if node in self.cls and node not in self.level:
-                        self.level[node] = self._level(node)
-                return [bearer]
-        return []
 
     def _when(self, n: Node) -> tuple[Node, bool] | None:
         """The condition under which an evaluation is asked for: one for all that it gives."""
@@ -496,15 +480,6 @@ _CLASS = {
     "out": "out",
     "random": "draw",
 }
-
-
-def _made(n: Node) -> list[Axis]:
-    """The axes that a node makes: none of its inputs has them."""
-    if n.op == "size":
-        return [n["axis"]]
-    if n.op not in ("eye", "iota", "expand"):
-        return []
-    return [a for a in n.type.axes if not any(i.type.axis(a.name) for i in n.inputs)]
 
 
 def _sizing(graph: Graph, roots: list[Node]) -> list[Node]:
