@@ -161,14 +161,6 @@ OPS: dict[str, Op] = dict(
         _row("isfinite", 1, "isfinite", "optc_isfinite{f}({0})", logical=True),
         # What a schedule stores in fewer bits; `dither` rounds up or down by a draw of 16 bits
         _row(
-            "bf16",
-            1,
-            "optc.bf16",
-            "optc_load_bf16(optc_store_bf16((float)({0})))",
-            "1",
-            triton="optc_bf16({0})",
-        ),
-        _row(
             "f16",
             1,
             "optc.f16",
