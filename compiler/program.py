@@ -231,6 +231,8 @@ class Plan:
     reaches: dict[str, str]
     took: dict[str, str] = field(default_factory=dict)
     module: fx.GraphModule | None = None
+    last_read: list[tuple[str, ...]] = field(default_factory=list)
+    """For each phase the values that nothing reads after it."""
 
 
 @dataclass

@@ -33,6 +33,8 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
             if outcome not in ("", "commit"):
                 continue
         _RUN[type(phase)](phase, frame)
+        for name in plan.last_read[at]:
+            frame.values.pop(name, None)
     if not outcome and overflowed(frame.loop):
         outcome = "veto"
     outcome = outcome or settle(plan, frame)

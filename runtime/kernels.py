@@ -171,7 +171,6 @@ class Prepared:
         self.group = self.zeros(max(1, count["group"]), groups)
         self.tensor_count = max(1, count["tensor"])
         self.reductions = self._reductions()
-        self.temporaries: dict[str, list[Tensor | None]] = {}
         self.parts = self._parts(frame, kernels.layout)
 
     def _reductions(self) -> list[Reduction]:
@@ -216,14 +215,10 @@ class Prepared:
         if name.startswith("input:"):  # of any type and layout, and another at the next step
             given = zip(self.members, frame.get(name), strict=True)
             return [_cells(torch.as_tensor(x), frame.tensors[i]) for i, x in given]
-        if name not in self.temporaries or frame.depth:
-            self.temporaries[name] = [
-                torch.empty_like(
-                    t, dtype=working(t[:0] if t.dim() else t).dtype, requires_grad=False
-                )
-                for t in (frame.tensors[i] for i in self.members)
-            ]
-        return self.temporaries[name]
+        return [
+            torch.empty_like(t, dtype=working(t[:0] if t.dim() else t).dtype, requires_grad=False)
+            for t in (frame.tensors[i] for i in self.members)
+        ]
 
     def _parts(self, frame: Frame, layout: Any) -> list[Part]:
         columns = {n: self._column(n, frame) for n in self.names}

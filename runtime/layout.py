@@ -16,18 +16,25 @@ from .state import to_local
 
 
 class Layout:
-    """The tensors of an optimizer's groups in order, and where each belongs."""
+    """The tensors of an optimizer's groups in order, and where each belongs.
 
-    def __init__(self, program: Program, groups: Sequence[dict[str, Any]]):
+    Of parameters, those that are frozen belong nowhere: they have no state and are not read.
+    """
+
+    def __init__(
+        self, program: Program, groups: Sequence[dict[str, Any]], parameters: bool = False
+    ):
         self.program = program
         self.params: list[Tensor] = [p for g in groups for p in g["params"]]
+        self.live = [p.requires_grad or not parameters for p in self.params]
         self.groups = [k for k, g in enumerate(groups) for _ in g["params"]]
         self.names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
         self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]
         _refuse_twice(self.params, self.names)
         self.members: dict[str, list[int]] = {}
         for name, domain in program.domains.items():
-            places = self.members[domain.parent] if domain.parent else list(range(len(self.params)))
+            everyone = [i for i, live in enumerate(self.live) if live]
+            places = self.members[domain.parent] if domain.parent else everyone
             taken = {i for s in domain.siblings for i in self.members[s]}
             where = domain.where
             self.members[name] = [
@@ -45,9 +52,10 @@ class Layout:
         return lambda leaf: fact(leaf, self, i, groups[self.groups[i]])
 
     def current(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Whether the groups still hold the same tensors."""
+        """Whether the groups still hold the same parameters, and the same ones are frozen."""
         params = [p for g in groups for p in g["params"]]
-        return len(params) == len(self.params) and all(map(is_, params, self.params))
+        same = len(params) == len(self.params) and all(map(is_, params, self.params))
+        return same and [p.requires_grad for p in params] == self.live
 
     def index(self, key: Any, make: Any) -> list[int]:
         """A list that stays the same object while the partition stays the same."""

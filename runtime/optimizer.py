@@ -171,7 +171,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _arrange(self) -> Layout:
         if self._layout is None or not self._layout.current(self.param_groups):
-            self._layout = Layout(self.program, self.param_groups)
+            self._layout = Layout(self.program, self.param_groups, parameters=True)
             if self._bound is not None:
                 self._bound = Objective(self._layout.targets(), **self._binding)
             self._slots = None

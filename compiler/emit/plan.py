@@ -51,7 +51,23 @@ def plan(graph: Graph) -> Plan:
     made.host = host_module(
         low.hosts
     )  # last: naming a scalar of the host gives it a place in the row
+    made.last_read = _last_reads(made)
     return made
+
+
+def _last_reads(made: Plan) -> list[tuple[str, ...]]:
+    """Values end with the phase that reads them last, so that a step holds no more than it needs.
+
+    A point of an evaluation, say, is not held beside the gradient that was taken there.
+    """
+    ends = {x for _, when, count in made.outcomes for x in (when, count)}
+    kept = {*made.deferred.values(), *made.metrics.values(), *made.evals.values(), *ends}
+    result: list[tuple[str, ...]] = []
+    for phase in reversed(made.phases):
+        last = {x for x in reads(phase) if x.startswith("v")} - kept
+        kept |= last
+        result.append(tuple(sorted(last)))
+    return result[::-1]
 
 
 def asks(node: Node) -> bool:
@@ -74,6 +90,7 @@ def reads(phase: Any) -> set[str]:
         return {p.source for p in phase.inputs if p.how not in ("host", "like", "draw")}
     if isinstance(phase, Evaluate):
         held = {f"slot:{t}" for t in phase.points}
+        held |= {phase.when[0]} if phase.when is not None else set()
         return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
     if isinstance(phase, Loop):
         inner = {x for p in phase.body for x in reads(p)}
