@@ -54,7 +54,10 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "E212": ("`<-` writes slots; the name is no slot.", "x = 1\nx <- 2"),
     "E213": ("`=` names a value once.", "x = 1\nx = 2"),
-    "E214": ("A primitive returns nothing.", "clip none(g): n = norm(g, over = model)"),
+    "E214": (
+        "A primitive returns nothing, or not once at its end.",
+        "clip none(g): n = norm(g, over = model)",
+    ),
     "E215": (
         "A state inside a loop begins with what is known before the loop.",
         "repeat 3: state m = zeros(w)",

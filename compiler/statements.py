@@ -448,6 +448,13 @@ def _outcome(ctx: Context, scope: Scope, statement: s.Outcome) -> None:
 
 
 def _return(ctx: Context, scope: Scope, statement: s.Return) -> None:
+    if scope is not scope.block or scope.names.get("%return") not in (None, POISON):
+        ctx.error(
+            "E214",
+            "a primitive returns once, at its end and in no branch",
+            statement.span,
+            "give a `var` its value in each branch, and return that at the end",
+        )
     value = evaluate(ctx, scope, statement.value)
     scope.names["%return"] = ctx.flow[value.key] if isinstance(value, SlotRef) else value
 

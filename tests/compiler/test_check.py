@@ -152,3 +152,13 @@ def test_every_code_that_is_used_is_explained() -> None:
     }
     assert used == set(CODES)
     assert all(explain(code).startswith(code) for code in CODES)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["if steps > 3:\n        return g\n    return 2 * g", "return g\n    return 2 * g"],
+)
+def test_a_primitive_returns_once_at_its_end(body: str) -> None:
+    text = f"smooth a(g):\n    {body}\n\nrule r():\n    smooth a()\n    step 1\n"
+    with pytest.raises(CompileError, match="returns once"):
+        check_file(parse(Source("test.opt", text)), library())
