@@ -178,6 +178,8 @@ def bar_to_backward(graph: Graph) -> Diagnostic | None:
     for node in nodes:
         if node.op == "meta" and node["what"] == "total":
             return bar("this counts all parameters", node.span)
+        if node.op == "random" and node.type.reach != "element":
+            return bar(f"this draws one number a {node.type.reach}", node.span)
     return None
 
 

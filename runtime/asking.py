@@ -241,7 +241,7 @@ def _random(phase: Call, frame: Frame) -> Any:
         count = torch.Size(lead).numel()
         numbers = draw(a["how"], frame.seed, stream, frame.call, count, 0)
         return numbers.reshape(lead).to(frame.device, non_blocking=True)
-    result, offset = [], 0
+    result, offset = [], torch.Size(lead).numel() * frame.before.get(a["domain"], 0)
     for i in frame.members[a["domain"]]:
         t = frame.tensors[i]
         shape = torch.Size([*lead, *(t.shape if a["reach"] == "element" else ())])

@@ -57,7 +57,10 @@ def tensorwise(
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:
     """For each input a function (place in the domain, tensor) -> its value; `ready` finishes it."""
-    return [_PORT[p.how](frame, p) for p in phase.inputs]
+    return [
+        _draw(frame, p, phase.space) if p.how == "draw" else _PORT[p.how](frame, p)
+        for p in phase.inputs
+    ]
 
 
 def _cell(frame: Frame, port: Any) -> Any:
@@ -113,10 +116,10 @@ def _slice(frame: Frame, port: Any) -> Any:
     return part
 
 
-def _draw(frame: Frame, port: Any) -> Any:
+def _draw(frame: Frame, port: Any, space: str) -> Any:
     """Random numbers for each tensor: a cell's number depends on its place in the domain alone."""
     how, stream = port.source.split(":")
-    offsets: dict[int, int] = {0: 0}
+    offsets: dict[int, int] = {0: frame.before.get(space, 0)}
 
     def numbers(k: int, i: int) -> Tensor:
         t = frame.tensors[i]
@@ -135,7 +138,6 @@ def _axis_size(frame: Frame, port: Any) -> Any:
 
 
 _PORT = {
-    "draw": _draw,
     "size": _axis_size,
     "cell": _cell,
     "tensor": _tensor,

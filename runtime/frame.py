@@ -22,7 +22,10 @@ LOW = (torch.bfloat16, torch.float16)
 
 @dataclass
 class Frame:
-    """What one step runs on. `values` holds the values between phases by name."""
+    """What one step runs on. `values` holds the values between phases by name, `before` the cells
+    of each domain that stand before those of this step: where it is one tensor's, all those of the
+    tensors before.
+    """
 
     program: Program
     tensors: list[Tensor]
@@ -47,6 +50,7 @@ class Frame:
     depth: int = 0
     touched: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
+    before: dict[str, int] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

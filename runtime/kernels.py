@@ -306,7 +306,8 @@ class Part:
         new |= {sizes_of(n) for n in new & whole.phase.coded.keys()}
         written = [c for c, n in enumerate(whole.names) if n in new]
         held = [frame.place(i) for i in whole.members]
-        before = accumulate((size for _, size in held), initial=0)
+        start = frame.before.get(whole.phase.space, 0)
+        before = accumulate((size for _, size in held), initial=start)
         offsets = [start + first for start, (first, _) in zip(before, held, strict=False)]
         self.table = Table(
             given,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Sequence
 from operator import is_
@@ -45,8 +46,29 @@ class Layout:
         self.wrapped = any(to_local(p) is not p for p in self.params)
         self.shards = Shards(self.params) if self.wrapped else None
         self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
+        self.before: dict[str, int] = {}
         self._index: dict[Any, Any] = {}
         self._locals = None if self.wrapped else list(self.params)
+
+    def alone(self, i: int) -> Layout:
+        """The layout of one tensor; `before` are the cells of each domain before its own, so that
+        it draws the numbers that it draws among the others."""
+        one, p = copy.copy(self), self.params[i]
+        one.params, one.groups = [p], [self.groups[i]]
+        one.names, one.modules = [self.names[i]], [self.modules[i]]
+        one.wrapped = to_local(p) is not p
+        one.shards = Shards([p]) if one.wrapped else None
+        one._locals = None if one.wrapped else [p]
+        one.first, one._index = {self.groups[i]: 0}, {}
+        one.members, one.before = {}, {}
+        for domain, places in self.members.items():
+            one.members[domain] = [0] if i in places else []
+            one.before[domain] = sum(self.cells(j) for j in places if j < i)
+        return one
+
+    def cells(self, i: int) -> int:
+        """How many cells the whole of a tensor has."""
+        return self.shards.place(i)[1] if self.shards else self.params[i].numel()
 
     def _facts(self, i: int, groups: Sequence[dict[str, Any]]) -> Any:
         return lambda leaf: fact(leaf, self, i, groups[self.groups[i]])

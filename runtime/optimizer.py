@@ -13,6 +13,7 @@ from ..compiler.bounds import complaint
 from ..compiler.program import Evaluate, Plan, Program
 from . import execute
 from .frame import Frame, took_part
+from .in_backward import InBackward
 from .layout import Layout
 from .loops import Closure, Gradients, Loop, Objective
 from .state import Slots, to_local
@@ -39,6 +40,7 @@ class Optimizer(torch.optim.Optimizer):
         seed: int = 0,
         backend: str = "auto",
         workers: Any = None,
+        in_backward: bool | None = None,
         **options: Any,
     ):
         program = self.program
@@ -69,7 +71,10 @@ class Optimizer(torch.optim.Optimizer):
         self._bound: Objective | None = None
         self._binding: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
-        self.backend = backend
+        if in_backward and program.not_in_backward:
+            raise ValueError(f"Invalid in_backward:\n{program.not_in_backward}")
+        self.backend = program.backend if backend == "auto" else backend
+        self.in_backward = program.in_backward if in_backward is None else in_backward
         self.workers = seated(program, workers)
         self.metrics: dict[str, Any] = {}
         self._snapshots: list[Any] = []
@@ -83,13 +88,18 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: Slots | None = None
         self._plans: dict[tuple[bool, ...], Plan] = {}
         self._kernels: Any = None
+        self._backward: InBackward | None = self.__dict__.get("_backward")
+        if self._backward is not None:
+            self._backward.forget()
+        elif self.in_backward:
+            self._backward = InBackward(self)
 
     def __repr__(self) -> str:
         return super().__repr__().replace(type(self).__name__, self.program.name, 1)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers")
+        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers", "_backward")
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 
@@ -101,8 +111,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._bound, self.workers = None, getattr(self, "workers", None)
+        self.in_backward = state.get("in_backward", self.__dict__.get("in_backward", False))
         self._fresh()
         super().__setstate__(state)
+        if self._backward is not None:
+            self._backward.watch(p for group in self.param_groups for p in group["params"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked, what it leaves out has its default."""
@@ -125,6 +138,8 @@ class Optimizer(torch.optim.Optimizer):
                 self.param_groups[0]["steps"],
             )
         self._layout = None
+        if self._backward is not None:
+            self._backward.watch(group["params"])
 
     # Loops that give more than gradients --------------------------------------------------
 
@@ -148,7 +163,14 @@ class Optimizer(torch.optim.Optimizer):
     def step(
         self, closure: Callable[[], Any] | None = None, *, objective: Any = None, batch: Any = None
     ) -> Any:
-        """Run the rule once; returns the loss of the first evaluation, where the loop gives one."""
+        """Run the rule once; returns the loss of the first evaluation, where the loop gives one.
+
+        With `in_backward` the backward pass has run it, and the step is counted.
+        """
+        if self._backward is not None:
+            loss = self._backward.step(closure)
+            self._count(True)
+            return loss
         layout = self._arrange()
         if self.program.workers and self.workers is None:
             raise RuntimeError(alone(self.program, type(self).__name__))
@@ -181,7 +203,21 @@ class Optimizer(torch.optim.Optimizer):
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
         if self._slots is None:
             self._slots = Slots(self.program, layout, self.state)
-        slots, first = self._slots, self.param_groups[0]
+        outcome = self.run_once(layout, self._slots, self._printer(layout), loop, batch)
+        self._count(outcome == "commit")
+
+    def _count(self, committed: bool) -> None:
+        """One call more, and one step more where it was not vetoed."""
+        first = self.param_groups[0]
+        calls, steps = int(first["calls"]) + 1, int(first["steps"]) + committed
+        for group in self.param_groups:
+            group["calls"], group["steps"] = calls, steps
+
+    def run_once(
+        self, layout: Layout, slots: Slots, kernels: Any, loop: Loop, batch: Any = None
+    ) -> str:
+        """The step over the tensors of a layout, all of them or one; the clock of steps stays."""
+        first = self.param_groups[0]
         call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions())
@@ -199,22 +235,21 @@ class Optimizer(torch.optim.Optimizer):
             call,
             own_seed(int(first["seed"]), self.workers),
             [bool(g["maximize"]) for g in self.param_groups],
-            kernels=self._printer(layout),
+            kernels=kernels,
             wrapped=layout.wrapped,
             inputs=self._inputs,
             worker=self.workers,
             shards=layout.shards,
+            before=layout.before,
         )
         slots.begin(frame, self.program.start, host)
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
         if outcome == "commit":
             slots.advance(took_part(frame))
-        for group in self.param_groups:
-            group["calls"] = call
-            group["steps"] = steps if outcome == "commit" else steps - 1
         if frame.written:
             torch.autograd.graph.increment_version(layout.params)
+        return outcome
 
     def _plan(self, bits: tuple[bool, ...]) -> Plan:
         if bits not in self._plans:
@@ -223,13 +258,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def _printer(self, layout: Layout) -> Any:
         """What runs the element-wise phases: compiled kernels where they can be had."""
+        if self._kernels is None:
+            self._kernels = self.made_kernels(layout)
+        return self._kernels
+
+    def made_kernels(self, layout: Layout) -> Any:
+        """Kernels for the tensors of a layout, or None where phases run as torch operations."""
         if self.backend == "eager":
             return None
-        if self._kernels is None:
-            from .kernels import kernels
+        from .kernels import kernels
 
-            self._kernels = kernels(self.backend, layout)
-        return self._kernels
+        return kernels(self.backend, layout)
 
     # Evaluation ---------------------------------------------------------------------------
 
@@ -284,6 +323,8 @@ def _restore_types(optimizer: Any) -> None:
             group.setdefault(name, 0)
     optimizer._layout = None
     optimizer._slots = None
+    if optimizer._backward is not None:
+        optimizer._backward.forget()
 
 
 def optimizer_class(program: Program, name: str = "", module: str = "") -> type[Optimizer]:

@@ -1,0 +1,155 @@
+"""The update inside the backward pass is the plain step, with fewer gradients alive."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import optc
+from optc.runtime import native
+
+RULES = {
+    "adamw": "rule r(lr = 0.01):\n    regularize decoupled_decay(0.01)\n    precondition adam()\n"
+    "    step lr\n",
+    "drawn": "rule r(lr = 0.01):\n    w <- w - lr * (grad(w) + 0.1 * normal(w))\n",
+    "stored": "rule r(lr = 0.01):\n    precondition adam()\n    step lr\nschedule r:\n"
+    "    store exp_avg as bf16(stochastic)\n    store exp_avg_sq as int8(block = 16)\n",
+    "routed": "rule r(lr = 0.01):\n    for params where ndim == 2:\n        smooth momentum(0.9)\n"
+    "        step lr\n    for other params:\n        step lr * min(1, t / 3)\n",
+    "tensorwise": "rule r(lr = 0.01):\n    n = norm(grad(w), over = tensor)\n"
+    "    w <- w - lr * grad(w) / (n + 1)\n",
+    "scheduled": "rule r(lr = 0.01):\n    smooth momentum(0.9)\n    step lr\nschedule r:\n"
+    "    run in_backward\n",
+}
+BACKENDS = ["eager", pytest.param("c", marks=pytest.mark.skipif(
+    native.compiler() is None, reason="no C compiler"))]  # fmt: skip
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(16, 16) for _ in range(6)]
+    return torch.nn.Sequential(*[x for layer in layers for x in (layer, torch.nn.Tanh())])
+
+
+def trained(net: torch.nn.Module, optimizer: Any, first: int = 0, last: int = 8) -> list[Tensor]:
+    """A plain loop; one from the start has a scheduler of the learning rate."""
+    scheduled = last - first == 8
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5) if scheduled else None
+    for step in range(first, last):
+        x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (net(x) - 1).square().mean().backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    return [p.detach() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_is_the_plain_step(name: str, backend: str) -> None:
+    one, two = model(), model()
+    cls = optc.loads(RULES[name])
+    plain = trained(one, cls(one.parameters(), backend=backend, in_backward=False))
+    inside = cls(
+        two.parameters(), backend=backend, in_backward=None if name == "scheduled" else True
+    )
+    assert inside.in_backward
+    assert all(map(torch.equal, plain, trained(two, inside)))
+    assert {float(s["step"]) for s in inside.state.values()} == {8.0}
+    assert inside.param_groups[0]["calls"] == inside.param_groups[0]["steps"] == 8
+
+
+def alive(in_backward: bool) -> int:
+    """How many gradients exist at once during a backward pass."""
+    net, most = model(), 0
+    optimizer = optc.loads(RULES["adamw"])(net.parameters(), in_backward=in_backward)
+
+    def look(p: Tensor) -> None:
+        nonlocal most
+        most = max(most, sum(q.grad is not None for q in net.parameters()))
+
+    for p in net.parameters():
+        p.register_post_accumulate_grad_hook(look)
+    net(torch.ones(2, 16)).sum().backward()
+    optimizer.step()
+    return most
+
+
+def test_gradients_do_not_all_exist() -> None:
+    assert alive(False) == 12
+    assert alive(True) <= 1
+
+
+def test_what_needs_all_gradients_is_refused_with_its_line() -> None:
+    cls = optc.loads("rule r(lr = 0.1):\n    clip global_norm(1.0)\n    step lr\n")
+    with pytest.raises(
+        ValueError, match="global_norm.opt:6.*this needs all gradients of the model"
+    ):
+        cls(model().parameters(), in_backward=True)
+    cls(model().parameters())
+    guarded = optc.loads(RULES["adamw"], guard=True)
+    with pytest.raises(ValueError, match="this needs all gradients of the model"):
+        guarded(model().parameters(), in_backward=True)
+
+
+def test_gradients_are_not_accumulated() -> None:
+    net = model()
+    optimizer = optc.loads(RULES["adamw"])(net.named_parameters(), in_backward=True)
+    net(torch.ones(2, 16)).sum().backward()
+    with pytest.raises(RuntimeError, match="a second gradient before optimizer.step()"):
+        net(torch.ones(2, 16)).sum().backward()
+    optimizer.step()
+    net.zero_grad()
+    net(torch.ones(2, 16)).sum().backward()
+
+
+def test_a_closure_runs_the_backward_pass() -> None:
+    one, two = model(), model()
+    plain = optc.loads(RULES["adamw"])(one.parameters())
+    inside = optc.loads(RULES["adamw"])(two.parameters(), in_backward=True)
+    for net, optimizer in ((one, plain), (two, inside)):
+
+        def closure(net: Any = net, optimizer: Any = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = net(torch.ones(2, 16)).square().sum()
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure).item() > 0
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+
+
+def test_a_tensor_without_gradient_stays() -> None:
+    net = model()
+    optimizer = optc.loads(RULES["adamw"])(net.parameters(), in_backward=True)
+    before = [p.detach().clone() for p in net.parameters()]
+    net[0](torch.ones(2, 16)).sum().backward()
+    optimizer.step()
+    changed = [not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)]
+    assert changed == [True, True] + [False] * 10
+
+
+def test_it_is_saved_loaded_and_copied() -> None:
+    cls = optc.loads(RULES["stored"])
+    part = model()
+    optimizer = cls(part.parameters(), in_backward=True)
+    trained(part, optimizer, 0, 4)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    again = copy.deepcopy(part)
+    second = cls(again.parameters(), in_backward=True)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    pair = copy.deepcopy((part, optimizer))
+    pickled = pickle.loads(pickle.dumps((part, optimizer)))
+    ends = []
+    for net, own in ((part, optimizer), pair, pickled, (again, second)):
+        ends.append(trained(net, own, 4, 8))
+    assert all(torch.equal(a, b) for end in ends[1:] for a, b in zip(ends[0], end, strict=True))
