@@ -49,12 +49,19 @@ rule averaged(lr = 0.1) over workers:
     n = mean(norm(grad(w), over = model), over = workers)
     w <- w - lr * g / n
 """
+VETOED = """
+rule vetoed(lr = 0.1) over workers:
+    g = grad(w)
+    w <- mix(w - lr * g, ring(1 / 3))
+    veto when norm(g, over = model) > 1
+"""
 RULES = {
     "ring": GOSSIP.format("ring(1 / 3)"),
     "star": TRACKING,
     "matrix": NOISY,
     "local": LOCAL,
     "mean": MEAN,
+    "veto": VETOED,
 }
 STEPS = 7
 
@@ -169,6 +176,12 @@ def test_one_process_each_gives_the_numbers_of_one(tmp_path: Path) -> None:
     for name, text in RULES.items():
         expected, _ = simulated(text)
         assert gap([f[name] for f in found], expected) < 1e-12, name
+
+
+def test_each_worker_has_its_own_veto() -> None:
+    """One that changes nothing still brings what it has to the others."""
+    _, team = simulated(VETOED)
+    assert sorted(w.param_groups[0]["steps"] for w in team) == [0, 0, STEPS]
 
 
 def test_gossip_is_the_matrix_of_the_paper() -> None:
