@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compiler import syntax as s
-from ..compiler.check import check_rule
+from ..compiler.check import check_probe
 from ..compiler.checks import run_checks
 from ..compiler.driver import program
 from ..compiler.interpret import Interpreter, Tensors, together
@@ -126,9 +126,7 @@ def probed(declaration: Declaration, registry: Registry) -> Graph | None:
         return None
     local = tree if declaration.call is None else None
     file = s.File("", tuple(x for x in (local,) if x is not None))
-    graph = run_passes(check_rule(rule, file, registry))
-    graph.workers = graph.mixes()
-    return graph
+    return run_passes(check_probe(rule, file, registry))
 
 
 def runnable(graph: Graph) -> str:

@@ -46,13 +46,21 @@ def check_file(file: s.File, registry: Registry | None = None) -> list[Graph]:
         check(file, registry)
     graphs, wrong = [], []
     for tree in [*rules, *probes]:
+        read = check_rule if tree in rules else check_probe
         try:
-            graphs.append(check_rule(tree, file, registry or NoLibrary()))
+            graphs.append(read(tree, file, registry or NoLibrary()))
         except CompileError as error:
             wrong += [d for d in error.diagnostics if d not in wrong]
     if wrong:
         raise CompileError(wrong)
     return graphs
+
+
+def check_probe(tree: s.Rule, file: s.File, registry: Registry) -> Graph:
+    """Read the small rule around a primitive: over workers where the primitive mixes them."""
+    graph = check_rule(tree, file, registry)
+    graph.workers = graph.mixes()
+    return graph
 
 
 def check_rule(tree: s.Rule, file: s.File, registry: Registry) -> Graph:

@@ -83,7 +83,7 @@ class Builder:
             seen.add(node)
             if not self._boundary(node):
                 stack.extend(node.inputs)
-        return sorted(seen, key=lambda n: n.number)
+        return _sizes_first(sorted(seen, key=lambda n: n.number))
 
     def _boundary(self, node: Node) -> bool:
         """Whether a node's value is there before the phase begins."""
@@ -184,16 +184,14 @@ class Builder:
             return self._holder(("size", name), f"places_{name}", name, "size")
         for node, value in self.values.items():
             for place, other in enumerate(node.type.axes):
-                if (
-                    other.name == axis.name
-                    and isinstance(value, fx.Node)
-                    and self._has_axis(node, other)
-                ):
+                if other.name == axis.name and isinstance(value, fx.Node) and self._counts(node):
                     return self.graph.call_function(cells.length, (value, place))
         raise AssertionError(f"nothing in this phase says how many places the axis {axis.name} has")
 
-    def _has_axis(self, node: Node, axis: Axis) -> bool:
-        return self._boundary(node)
+    def _counts(self, node: Node) -> bool:
+        """Whether a value surely has all places of its axes: one that is still to be broadcast has
+        not."""
+        return self._boundary(node) or node.op == "matmul"
 
 
 def _friendly(node: Node) -> str:
@@ -209,3 +207,12 @@ def _friendly(node: Node) -> str:
     }.get(node.op, lambda: f"{node.op}_{node.number}")()
     name = re.sub(r"\W", "_", raw)
     return name if name.isidentifier() and not name[0].isdigit() else f"x_{name}"
+
+
+def _sizes_first(nodes: list[Node]) -> list[Node]:
+    """What is made of places alone, and what depends on it, after the values that say how many."""
+    late: set[Node] = set()
+    for node in nodes:
+        if node.op in ("eye", "iota", "size") or any(i in late for i in node.inputs):
+            late.add(node)
+    return [n for n in nodes if n not in late] + [n for n in nodes if n in late]

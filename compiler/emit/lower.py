@@ -136,7 +136,8 @@ class Lowering:
         if given:
             return "leaf"
         constant = n.op == "expand" and n.type.axes and self.cls[n.inputs[0]] == "host"
-        if n.op in ("eye", "iota", "size") or constant:
+        made = {self.cls[i] for i in n.inputs} if n.op in OPS and n.type.axes else set()
+        if n.op in ("eye", "iota", "size") or constant or "k" in made <= {"k", "host"}:
             return "k"  # made anew wherever it is needed
         fixed = _CLASS.get(n.op)
         if fixed:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import optc
 from optc.compiler.check import check
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.parse import parse
@@ -53,6 +54,17 @@ def test_the_derivative_is_that_of_the_implicit_function() -> None:
     metrics, _, _ = stepped()
     assert float(metrics["L"]) == pytest.approx(1.681211e-3, abs=1e-9)
     assert float(metrics["slope"]) == pytest.approx(0.0266315, abs=1e-7)
+
+
+def test_compiled_it_is_the_same() -> None:
+    metrics, basis, after = stepped()
+    x, D = mesh()
+    w = basis.clone().requires_grad_()
+    opt = optc.loads(LAYER)([w])
+    opt.supply(D=D, y=0.1 * torch.sin(torch.pi * x))
+    opt.step()
+    assert torch.allclose(w.detach(), after, rtol=0, atol=1e-12)
+    assert float(opt.metrics["slope"]) == pytest.approx(float(metrics["slope"]), abs=1e-12)
 
 
 def test_it_is_the_adjoint_formula() -> None:
