@@ -349,12 +349,7 @@ class Part:
         whole, table = self.whole, self.table
         for place, port in enumerate(whole.inputs["tensor"]):
             self.tensor[place] = whole.together(frame.get(port.source))[self.rows]
-        if whole.width:
-            self.host.copy_(
-                torch.tensor(
-                    [row[: whole.width] for row in frame.rows.distinct], dtype=torch.float64
-                )
-            )
+        self.scalars(frame.rows)
         if self.fresh:
             table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
         self.launch.run(call=frame.call, first=first)
@@ -368,6 +363,12 @@ class Part:
         )
         table.release()
         return absent
+
+    def scalars(self, rows: Any) -> None:
+        """Keep what the host computed for the step that comes."""
+        if width := self.whole.width:
+            given = [row[:width] for row in rows.distinct]
+            self.host.copy_(torch.tensor(given, dtype=torch.float64, device="cpu"))
 
     def _eagerly(self, row: int, frame: Frame, columns: dict[str, list[Any]]) -> None:
         """One tensor through the phase's torch graph."""

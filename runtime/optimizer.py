@@ -12,6 +12,7 @@ from torch import Tensor
 from ..compiler.bounds import complaint
 from ..compiler.program import Evaluate, Plan, Program
 from . import execute
+from .capture import capturing, obstacle, write
 from .frame import Frame, took_part
 from .in_backward import InBackward
 from .layout import Layout
@@ -88,6 +89,7 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: Slots | None = None
         self._plans: dict[tuple[bool, ...], Plan] = {}
         self._kernels: Any = None
+        self._recorded: Plan | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
         if self._backward is not None:
             self._backward.forget()
@@ -99,7 +101,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers", "_backward")
+        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers")
+        hidden += ("_recorded", "_backward")
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 
@@ -197,14 +200,15 @@ class Optimizer(torch.optim.Optimizer):
             if self._bound is not None:
                 self._bound = Objective(self._layout.targets(), **self._binding)
             self._slots = None
-            self._kernels = None
+            self._kernels = self._recorded = None
         return self._layout
 
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
         if self._slots is None:
             self._slots = Slots(self.program, layout, self.state)
         outcome = self.run_once(layout, self._slots, self._printer(layout), loop, batch)
-        self._count(outcome == "commit")
+        if outcome != "recorded":
+            self._count(outcome == "commit")
 
     def _count(self, committed: bool) -> None:
         """One call more, and one step more where it was not vetoed."""
@@ -243,13 +247,32 @@ class Optimizer(torch.optim.Optimizer):
             before=layout.before,
         )
         slots.begin(frame, self.program.start, host)
+        recording = capturing(frame.device)
+        if recording and (why := obstacle(plan) or self.in_backward and "it runs within backward"):
+            raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
+        if recording:
+            self._recorded = plan
+            return "recorded"
         if outcome == "commit":
             slots.advance(took_part(frame))
         if frame.written:
             torch.autograd.graph.increment_version(layout.params)
         return outcome
+
+    def advance(self) -> None:
+        """Count a step and write its scalars, before a CUDA graph replays it: see `capture.py`."""
+        layout, slots, first = self._arrange(), self._slots, self.param_groups[0]
+        if self._recorded is None or slots is None or self._kernels is None:
+            raise RuntimeError("no step was captured: record one in torch.cuda.graph first")
+        call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
+        host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
+        if self._plan(host.conditions()) is not self._recorded:
+            raise RuntimeError("the step that comes takes another way than the captured one")
+        write(self._kernels, host.rows(self._recorded.host), call)
+        slots.advance(None)
+        self._count(True)
 
     def _plan(self, bits: tuple[bool, ...]) -> Plan:
         if bits not in self._plans:

@@ -2,11 +2,11 @@
 
 What lies on the device is written there again only when it has changed: addresses when a tensor
 moved, chunks when another set of tensors takes part, scalars when a value is another. Nothing is
-read back, so a step does not wait for the device, and a CUDA graph can hold it: memory keeps its
-place, and under capture nothing is copied. Triton is imported when the first kernel is built; it
-compiles for the device at hand and keeps what it has built on disk. With TRITON_INTERPRET=1 the
-same kernels run on tensors of the CPU, which is how they are tested; no GPU was at hand, so
-launches on a device, their speed and capture are untested.
+read back, so a step does not wait for the device, and a CUDA graph can hold it (`capture.py`):
+memory keeps its place, and under capture nothing is copied. Triton is imported when the first
+kernel is built; it compiles for the device at hand and keeps what it has built on disk. With
+TRITON_INTERPRET=1 the same kernels run on tensors of the CPU, which is how they are tested; no GPU
+was at hand, so launches on a device, their speed and capture are untested.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.program import Compute, Program
+from .capture import capturing
 from .launch import OPERATIONS, REACHES, Reduction, check_slots
 from .table import Table
 from .tensors import pinned, staged
@@ -92,8 +93,8 @@ def build(source: str, name: str) -> Any:
 class Mirror:
     """A table of the host as it lies on the device."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, what: str = ""):
+        self.device, self.what = device, what
         self.known: Tensor | None = None
         self.there: Tensor | None = None
 
@@ -103,8 +104,17 @@ class Mirror:
         if self.there is None or self.known is None:
             self.known, self.there = bits.clone(), staged(here, self.device)
         elif not torch.equal(self.known, bits):
+            if capturing(self.device):
+                return self._unchanged()
             self.known = bits.clone()
             self.there.copy_(pinned(here, self.device), non_blocking=True)
+        return self.there
+
+    def _unchanged(self) -> Tensor:
+        """Under capture: a table has to be right already, scalars are written before a replay."""
+        if self.what:
+            raise RuntimeError(f"{self.what} since the last step: a graph cannot follow it")
+        assert self.there is not None
         return self.there
 
 
@@ -142,7 +152,8 @@ class Launch:
             or [[0, 0, 0]]
         )
         self.partials = torch.zeros(1, dtype=torch.float64, device=self.device)
-        self.addr, self.scalars = Mirror(self.device), Mirror(self.device)
+        self.addr = Mirror(self.device, "a tensor has moved")
+        self.scalars = Mirror(self.device)
         self.counters = Mirror(self.device)
         self.cuts = -1
 
@@ -154,6 +165,9 @@ class Launch:
         table = self.table
         if not table.ready:
             raise RuntimeError("the table holds no gradients: refresh it before each launch")
+        if table.eager and capturing(self.device):
+            name = table.names[table.eager[0]]
+            raise RuntimeError(f"{name} needs torch operations: a graph would repeat their scalars")
         with on(self.device):
             self._cut()
             if table.chunks:
@@ -166,6 +180,8 @@ class Launch:
         table = self.table
         if self.cuts == table.cuts:
             return
+        if capturing(self.device):
+            raise RuntimeError("another set of tensors takes part: a graph cannot follow it")
         self.cuts = table.cuts
         rows = table.chunk_row[: table.chunks].contiguous()
         begin = torch.searchsorted(rows, torch.arange(table.rows + 1))
@@ -181,7 +197,6 @@ class Launch:
         numel, chunk_row, chunk_start, _ = self.cut
         tensor_values, group_values, model_values = self.values
         host_row, group_of_row = self.rows_of
-        words = [signed(self.seed), signed(call)] if self.draws else [0, 0]
         self.kernel[(self.table.chunks,)](
             self.addr.of(self.table.addr),
             numel,
@@ -195,7 +210,7 @@ class Launch:
             model_values,
             self.partials,
             self.cell_offset,
-            self.counters.of(torch.tensor(words)),
+            self.counters.of(self._counters(call)),
             self.table.rows,
             group_values.shape[1],
             self.host.shape[1],
@@ -204,6 +219,15 @@ class Launch:
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
+
+    def _counters(self, call: int) -> Tensor:
+        words = [signed(self.seed), signed(call)] if self.draws else [0, 0]
+        return torch.tensor(words, device="cpu")
+
+    def write(self, call: int) -> None:
+        """The scalars of the step that comes, for kernels that a graph launches."""
+        self.scalars.of(self.host)
+        self.counters.of(self._counters(call))
 
     def _finish(self, first: bool) -> None:
         from .triton_math import finish

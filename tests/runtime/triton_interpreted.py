@@ -20,7 +20,7 @@ from optc.compiler.ops import OPS, Op
 from optc.compiler.program import Compute
 from optc.compiler.syntax import KINDS
 from optc.plugins.registry import library
-from optc.runtime import random, triton
+from optc.runtime import optimizer, random, triton
 from optc.runtime.optimizer import optimizer_class
 
 from .compare import compiled, difference, interpreted, optimized
@@ -396,3 +396,91 @@ def test_nothing_is_read_back_and_tables_stay(monkeypatch: pytest.MonkeyPatch) -
     assert [launch.addr.there for launch in launched] == tables
     assert all(a.addr.known is b for a, b in zip(launched, known, strict=True))
     assert [[x.data_ptr() for x in launch.cut] for launch in launched] == places
+
+
+# Graphs ---------------------------------------------------------------------------------------
+
+NOISE = """
+rule noise(lr: nonnegative = 0.1):
+    w <- w - lr / t * (grad(w) + normal(w))
+"""
+
+
+class Recorded:
+    """The launches of a step, kept instead of run; torch's own operations do run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.calls: list[Any] = []
+        self.patch = monkeypatch
+
+    def __enter__(self) -> Recorded:
+        from triton.runtime.interpreter import GridExecutor
+
+        def record(executor: Any, *args: Any, **options: Any) -> None:
+            self.calls.append(lambda: run(executor, *args, **options))
+
+        run = GridExecutor.__call__
+        self.context = self.patch.context()
+        patch = self.context.__enter__()
+        patch.setattr(GridExecutor, "__call__", record)
+        for module in (triton, optimizer):
+            patch.setattr(module, "capturing", lambda device: True)
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self.context.__exit__(*why)
+
+    def replay(self) -> None:
+        for call in self.calls:
+            call()
+
+
+@pytest.mark.parametrize("text", [ADAMW, NOISE], ids=["adamw", "noise"])
+def test_replays_are_steps(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for replayed in (False, True):
+        params = parameters((torch.float32, torch.bfloat16))
+        opt = optimizer_class(compiled(text))(params, backend="triton", seed=3)
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        recorded = Recorded(monkeypatch)
+        for step in range(5):
+            for p in params:
+                p.grad.copy_(torch.sin(p.detach().float() * (step + 1)))
+            if replayed and step == 2:
+                with recorded:
+                    opt.step()
+                assert recorded.calls
+            opt.param_groups[0]["lr"] = 0.1 / (step + 1)
+            if replayed and step >= 2:
+                opt.advance()
+                recorded.replay()
+            else:
+                opt.step()
+        made.append((params, opt))
+    same_bits(made[0][0], made[1][0])
+    one, two = (x.state_dict() for _, x in made)
+    assert one["param_groups"] == two["param_groups"]
+    for a, b in zip(one["state"].values(), two["state"].values(), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_graph_refuses_what_it_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters((torch.float32,))
+    opt = optimizer_class(compiled(ADAMW))(params, backend="triton")
+    with pytest.raises(RuntimeError, match="no step was captured"):
+        opt.advance()
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    held = params[0].grad
+    params[0].grad = torch.ones_like(held)
+    with Recorded(monkeypatch), pytest.raises(RuntimeError, match="a tensor has moved"):
+        opt.step()
+    params[0].grad = None
+    with Recorded(monkeypatch), pytest.raises(RuntimeError, match="another set of tensors"):
+        opt.step()
+    values, veto = optimized(RULES["veto"], 1, "triton")
+    with Recorded(monkeypatch), pytest.raises(RuntimeError, match="which the host decides"):
+        veto.step()
+    assert values
