@@ -30,6 +30,7 @@ class Cost:
     locality: str = "element"
     asks: tuple[str, ...] = ()
     guard: str = ""
+    points: int = 0
     mixed: tuple[str, ...] = ()
     bar: Diagnostic | None = None
 
@@ -88,7 +89,7 @@ def _held(graph: Graph, node: Node) -> bool:
 
 def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
     """The cost sheet; `widths` are the bytes of a cell of each slot, where it is no float32."""
-    from .passes.guard import is_free
+    from .passes.guard import price
 
     nodes = list(everything(graph))
     states = [s for s in graph.slots.values() if s.kind == "state"]
@@ -106,7 +107,6 @@ def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
         for leaf in leaves(graph)
     }
     counted, bounded = evaluations(graph)
-    gradients = any(n.op == "gradient" for n in postorder(graph.roots()))
     return Cost(
         level=loop_level(graph),
         evaluations=counted,
@@ -119,7 +119,8 @@ def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
         mixed=tuple(n.type.reach for n in nodes if n.kind == "comm"),
         bar=bar_to_backward(graph),
         asks=(*_named(graph), *graph.oracles, *graph.externs, *graph.inputs),
-        guard="" if not gradients else "free" if is_free(graph) else "4 more bytes a parameter",
+        guard=price(graph),
+        points=sum(not _held(graph, n) for n in nodes if n.op == "evaluate"),
     )
 
 

@@ -101,11 +101,14 @@ def rows_of(graph: Graph, moved: Mapping[str, float], schedule: Schedule = DEFAU
         *_bytes(whole, found, moved, kept),
         ("reductions over the model", str(found.reductions)),
         ("locality", found.locality),
-        ("guard against non-finite gradients", found.guard or "no gradient is read"),
+        ("guard against non-finite gradients", found.guard or "nothing of the loss is read"),
     ]
     if found.mixed:
         sent = FLOAT32 * found.mixed.count("element")
         rows.append(("sent to each neighbour", f"at most {sent} bytes a float32 parameter"))
+    if found.points:
+        held = "4 bytes a float32 parameter, until the loss was evaluated there"
+        rows.append(("a point beside the parameters", held))
     if found.coarse:
         rows.append(("coarser state, or with axes", ", ".join(found.coarse)))
     if found.asks:

@@ -49,3 +49,34 @@ def test_its_price_is_known() -> None:
 
     assert is_free(graph("clipped_adamw")) and not is_free(graph("adamw"))
     assert len(guard(graph("adamw")).outcomes) == 1
+
+
+ASKING = {
+    "curvature": "w <- w - lr * hvp(loss, w, w)",
+    "single examples": "J = grad(w, on = each(batch))\nw <- w - lr * mean(J, over = examples)",
+    "losses alone": "z = normal(w, probes(3))\nw <- w - lr * sum(loss(w + z) * z, over = probes)",
+    "a loop": "var x = w\nrepeat 40:\n    x <- x - lr * grad(x)\nw <- x",
+    "two points": "perturb sam()\nsmooth momentum(0.9)\nstep lr",
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_every_answer_of_the_loop_is_guarded(name: str) -> None:
+    torch.manual_seed(0)
+    lines = "".join(f"    {line}\n" for line in ASKING[name].splitlines())
+    model = torch.nn.Linear(3, 1).double()
+    scale = [1.0]
+
+    def fit(x: torch.Tensor) -> torch.Tensor:
+        return scale[0] * model(x).square().mean()
+
+    opt = optc.loads(f"rule r(lr = 0.01):\n{lines}", guard=True)(model.named_parameters())
+    opt.bind(model=model, objective=fit)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    for bad in (False, True, False):
+        scale[0] = float("nan") if bad else 1.0
+        before = [p.detach().clone() for p in model.parameters()]
+        opt.step(batch=x)
+        still = all(map(torch.equal, before, model.parameters()))
+        assert still == bad
+    assert opt.param_groups[0]["steps"] == 2

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import Ending, Graph, Node, postorder
+from ..ir import Ending, Graph, Node, Region, body_nodes, postorder
 from ..types import LOGICAL, MODEL
+
+ASKED = ("gradient", "value", "hvp", "jvp", "vjp")
 
 
 def guard(graph: Graph) -> Graph:
-    """The same rule with a veto on every gradient, sum of squares by sum of squares."""
-    nodes = list(postorder(graph.roots()))
+    """The same rule with a veto on every answer of the loop that it reads, by sums of squares.
+
+    Answers inside a loop are guarded by what the loop leaves.
+    """
     condition: Node | None = None
-    for gradient in [n for n in nodes if n.op == "gradient" and not n.type.axes]:
-        square = graph.add("mul", gradient, gradient, type=gradient.type)
-        total = graph.add("reduce", square, type=MODEL, how="sum", over="model")
+    for answer in answers(graph):
+        total = answer
+        if answer.type.reach != "model" or answer.type.axes:
+            total = graph.add("mul", answer, answer, type=answer.type)
+            if total.type.reach != "model":
+                over = replace(total.type, reach="model", domain="")
+                total = graph.add("reduce", total, type=over, how="sum", over="model")
+            if total.type.axes:
+                names = tuple(a.name + "'" * a.primes for a in total.type.axes)
+                total = graph.add("reduce", total, type=MODEL, how="sum", over=names)
         fine = graph.add("isfinite", total, type=LOGICAL)
         bad = graph.add("not", fine, type=LOGICAL)
         condition = bad if condition is None else graph.add("or", condition, bad, type=LOGICAL)
@@ -27,13 +38,51 @@ def guard(graph: Graph) -> Graph:
     return replace(graph, outcomes=[Ending("veto", condition), *graph.outcomes])
 
 
-def is_free(graph: Graph) -> bool:
-    """Whether the rule sums the squares of its gradients anyway."""
+def answers(graph: Graph) -> list[Node]:
+    """What the loop gives and the step reads: gradients and values, curvature, loops of these."""
+    nodes = list(postorder(graph.roots()))
+    asking = {n for n in nodes if n.op == "loop" and _asks(n)}
+    within = {x for n in asking for x in body_nodes(n["body"])}
+    return [
+        n
+        for n in nodes
+        if n not in within
+        and (n.op in ASKED or n.op == "out" and n.inputs[0] in asking)
+        and not n.type.logical
+    ]
+
+
+def _asks(loop: Node) -> bool:
+    region: Region = loop["body"]
+    return any(n.op in ASKED or n.op == "loop" and _asks(n) for n in body_nodes(region))
+
+
+def unsummed(graph: Graph) -> list[Node]:
+    """The answers whose squares the rule does not sum anyway; single numbers cost nothing."""
     nodes = set(postorder(graph.roots()))
     sums = {
         n.inputs[0]
         for n in nodes
         if n.op == "reduce" and n["over"] == "model" and n["how"] == "sum"
     }
-    gradients = [n for n in nodes if n.op == "gradient" and not n.type.axes]
-    return all(any(s.op in ("mul", "pow") and s.inputs[0] is g for s in sums) for g in gradients)
+    squared = {s.inputs[0] for s in sums if s.op in ("mul", "pow")}
+    wide = [n for n in answers(graph) if n.type.reach not in ("model", "group")]
+    return [n for n in wide if n not in squared]
+
+
+def is_free(graph: Graph) -> bool:
+    """Whether the guard costs nothing."""
+    return not unsummed(graph)
+
+
+def price(graph: Graph) -> str:
+    """What the guard costs, in words; a bound GradScaler's flag needs no guard at all."""
+    if not answers(graph):
+        return ""
+    again = unsummed(graph)
+    if not again:
+        return "free: the squares are summed anyway"
+    bytes_each = f"{4 * len(again)} more bytes a parameter"
+    along = {a.name for n in again for a in n.type.axes}
+    places = f" and place of {', '.join(sorted(along))}" if along else ""
+    return f"{bytes_each}{places}; free under a GradScaler that is bound"

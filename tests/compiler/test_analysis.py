@@ -157,3 +157,16 @@ def test_what_the_loop_supplies_by_name() -> None:
 
 def test_coarse_state_is_named() -> None:
     assert found("state n: model = 0\nn <- n + 1\nw <- w - n").coarse == ("n: model",)
+
+
+def test_the_price_of_a_point_and_of_the_guard_is_told() -> None:
+    plain, sharp = sheet(graph("step lr")), sheet(graph("perturb sam()\nstep lr"))
+    assert "a point beside the parameters" not in plain and "4 more bytes a parameter" in plain
+    assert "a point beside the parameters" in sharp
+    assert found("clip global_norm()\nstep lr").guard.startswith("free")
+    assert found("z = normal(w)\nw <- w - lr * z * loss(w + z)").guard.startswith("free")
+    curved = "w <- w - lr * hvp(loss, w, w) - lr * grad(w)"
+    assert found(curved).guard.startswith("8 more bytes a parameter")
+    each = "w <- w - lr * mean(grad(w, on = each(batch)), over = examples)"
+    assert "place of examples" in found(each).guard
+    assert found("w <- w - lr * w").guard == ""
