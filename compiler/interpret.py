@@ -143,7 +143,8 @@ class Interpreter:
         for slot, value in writes.items():
             old = self.slots[slot]
             self.slots[slot] = (
-                [o if v is None else v for v, o in zip(value, old, strict=True)]
+                # stored without strides of its own, so that a library takes the same path again
+                [o if v is None else v.contiguous() for v, o in zip(value, old, strict=True)]
                 if isinstance(value, list)
                 else value
             )

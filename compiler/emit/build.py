@@ -126,9 +126,9 @@ class Builder:
 
     def _holder(self, key: Any, name: str, source: str, how: str) -> fx.Node:
         if key not in self.holders:
-            taken = {p.name for p in self.ports}
+            taken = {p.name.lower() for p in self.ports}  # torch.fx takes `V` and `v` for one
             fresh, n = name, 1
-            while fresh in taken:
+            while fresh.lower() in taken:
                 n += 1
                 fresh = f"{name}_{n}"
             # placeholders stand before everything else

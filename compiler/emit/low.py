@@ -16,9 +16,10 @@ from .. import cells
 
 
 def low(graph: fx.Graph) -> None:
-    """Fuse sums with products, then let the products that may run in bfloat16."""
+    """Fuse rounded sums with products, then let the products that may run in bfloat16."""
     for node in list(graph.nodes):
-        if node.target in (operator.add, operator.sub):
+        rounded = bool(node.users) and all(u.target is cells.bf16 for u in node.users)
+        if rounded and node.target in (operator.add, operator.sub):
             _fuse(graph, node)
     chosen = [n for n in graph.nodes if _is_product(n) and _may(n)]
     held = {_origin(x) for n in chosen for x in _operands(n)}

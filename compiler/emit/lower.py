@@ -76,6 +76,7 @@ class Lowering:
         self.need = needs(self.order, self.roots)
         for node in self.order:
             self.level[node] = self._level(node)
+        self._wait()
         self.write_level: dict[Node, int] = {}
 
     def _reachable(self) -> list[Node]:
@@ -195,6 +196,16 @@ class Lowering:
         if literal is not None:  # the condition is known before the loop is asked
             before.append(self.level[literal[0]] + 1)
         return max(before, default=0)
+
+    def _wait(self) -> None:
+        """Matrices that are needed later only are computed there: a state's transpose, say."""
+        users: dict[Node, list[Node]] = {}
+        for n in self.order:
+            for i in inputs_of(n):
+                users.setdefault(i, []).append(n)
+        for n in reversed(self.order):
+            if self.cls[n] == "t" and n not in self.roots and n in users:
+                self.level[n] = min(self.level[u] - self._cut(n, u) for u in users[n])
 
     def _when(self, n: Node) -> tuple[Node, bool] | None:
         """The condition under which an evaluation is asked for: one for all that it gives."""

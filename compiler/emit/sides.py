@@ -1,8 +1,8 @@
 """A matrix phase without the sides that the host's scalars rule out.
 
-`if t == 1:` or `if (call + place) % 10 == 0:` is a selection for each tensor. The host knows its
-condition before the phase runs, so an eigendecomposition that one tensor needs now is paid for by
-that tensor alone: the phase has one graph for each way in which its conditions may come out.
+`if t == 1:` or `if (call - 1 + place) % 10 == 0:` is a selection for each tensor. The host knows
+the condition before the phase runs, so an eigendecomposition that one tensor needs now is paid for
+by that tensor alone: the phase has one graph for each way in which its conditions may come out.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from optc.plugins.registry import library
 WHITEN = """precondition whiten(g; k = 3):
     state P: tensor[rows, rows'] = 0
     m = matrix(g)
-    if t == 1 or (call + place) % k == 0:
+    if t == 1 or (call - 1 + place) % k == 0:
         values, vectors = eigh(m @ transpose(m) + 0.1 * eye(rows))
         P <- vectors * values'^-0.5 @ transpose(vectors)
     return back(P @ m)
@@ -125,3 +125,16 @@ def test_two_conditions_have_four_graphs() -> None:
     assert len(phases) == 1 and len(phases[0].sides) == 4
     for a, b in zip(interpreted(text, 5), trained(optc.loads(text), 5), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+def test_states_whose_names_differ_in_case_alone_stay_apart() -> None:
+    """torch.fx names its values without case: `V` must not be read for `v`."""
+    text = (
+        "precondition p(g):\n    state V: tensor[rows, cols] = 1, v: tensor[rows, cols] = 3\n"
+        "    m = matrix(g)\n    V <- V + 0 * m\n    v <- v + 0 * m\n    return back(m * V / v)\n"
+        "rule r(lr = 1.0):\n    precondition p()\n    step lr\n"
+    )
+    p = torch.nn.Parameter(torch.zeros(2, 3))
+    p.grad = torch.ones(2, 3)
+    optc.loads(text)([p]).step()
+    torch.testing.assert_close(p.detach(), torch.full((2, 3), -1 / 3))
