@@ -20,7 +20,7 @@ STACKED = ("cell", "tensor", "slice", "draw")
 LARGEST = {"cpu": 1 << 14}
 """Up to how many elements a tensor is stacked. On a CPU five steps of Newton-Schulz take, against
 the tensors one by one, 0.1 (32 x 32), 0.3 (64 x 64), 0.7 (128 x 128) and 1.0 (256 x 256) of the
-time, so larger ones would only be copied. Other devices are bound by launches for longer."""
+time, so larger ones would only be copied. Elsewhere launches count for longer: not measured."""
 LARGEST_ELSEWHERE = 1 << 22
 STACK = 1 << 26
 """The elements of a stack, so that the copy stays small against the model."""
