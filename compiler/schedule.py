@@ -96,6 +96,7 @@ def read(tree: s.Schedule | None, graph: Graph) -> Schedule:
 class _Reader:
     def __init__(self, graph: Graph):
         self.graph = graph
+        self.evals = list(graph.evals.values())
         self.wrong: list[Diagnostic] = []
         self.stores: dict[str, Format] = {}
         self.backend, self.in_backward = "auto", False
@@ -110,6 +111,9 @@ class _Reader:
         if slot.path in self.stores:
             self.error("E204", f"`{slot.path}` is stored twice", line.span)
         reason = unfit(slot, format)
+        shown = slot.kind == "state" and self.graph.writes.get(slot.path) in self.evals
+        if shown and (format.block or format.rounding == "kahan"):
+            reason = "evaluation takes it as it is kept"
         if reason:
             message = f"`{slot.path}` cannot be stored as {text(line.format)}: {reason}"
             self.error("E403", message, line.span)
@@ -221,8 +225,10 @@ def convert(graph: Graph, schedule: Schedule) -> Graph:
             graph = _compensated(graph, path, format)
         elif format.rounding == "stochastic" and path in graph.writes:
             dither = partial(_dither, graph, f"dither_{format.type}", by_chance)
-            new = _parts(graph, graph.writes[path], dither)
-            graph = replace(graph, writes={**graph.writes, path: new})
+            old = graph.writes[path]
+            new = _parts(graph, old, dither)
+            evals = {t: new if n is old else n for t, n in graph.evals.items()}
+            graph = replace(graph, writes={**graph.writes, path: new}, evals=evals)
             by_chance += 1
     return graph
 

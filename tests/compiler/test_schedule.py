@@ -7,6 +7,7 @@ import pytest
 from optc.cli import main
 from optc.compiler import driver
 from optc.compiler.analysis import bar_to_backward
+from optc.compiler.emit.traffic import by_leaf
 from optc.compiler.explain import sheet
 from optc.compiler.schedule import illegal, read, schedules
 from optc.compiler.source import CompileError, Source
@@ -122,6 +123,41 @@ def test_a_schedule_of_no_rule_is_found() -> None:
     graph = driver.graph(Source("r.opt", ADAM), library())
     assert [d.code for d in illegal(file, [graph])] == ["E201"]
     assert read(None, graph).stores == {} and list(schedules(file)) == ["s"]
+
+
+FUSED = """rule r(lr = 0.1):
+    clip         global_norm(1.0)
+    regularize   decoupled_decay(0.01)
+    precondition adam()
+    state ema = w
+    step         lr
+    ema <- 0.9 * ema + 0.1 * w
+    eval ema
+
+schedule r:
+    store w as bf16(kahan)
+    store ema as bf16(stochastic)
+"""
+
+
+def test_conversions_fuse_into_the_pass_of_the_step() -> None:
+    """Clipping reads the gradient once more; all else is one pass over each slot."""
+    source = Source("r.opt", FUSED)
+    made = driver.graph(source, library())
+    schedule = driver.scheduled(made, source)
+    compiled = driver.program(made, source, schedule)
+    moved = by_leaf(compiled, compiled.plan(()))
+    # in bfloat16: g, g again, w and its rest and ema read and written; exp_avg and its square in 4
+    assert moved == {"w": 2 + 2 + 3 * 2 * 2 + 2 * 2 * 4}
+    assert "32 bytes a bf16 parameter at least, 32 by the emitted code" in sheet(
+        made, moved, schedule=schedule
+    )
+
+
+@pytest.mark.parametrize("format", ["int8", "bf16(kahan)"])
+def test_what_evaluation_holds_is_one_plain_number(format: str) -> None:
+    with pytest.raises(CompileError, match="evaluation takes it as it is kept"):
+        scheduled(f"store ema as {format}", rule=FUSED.partition("schedule")[0])
 
 
 def test_bytes_follow_the_formats(tmp_path, capsys) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 import optc
+from optc.cli import main
 from optc.runtime import native
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 RULES = {
     "adamw": "rule r(lr = 0.01):\n    regularize decoupled_decay(0.01)\n    precondition adam()\n"
     "    step lr\n",
@@ -153,3 +157,34 @@ def test_it_is_saved_loaded_and_copied() -> None:
     for net, own in ((part, optimizer), pair, pickled, (again, second)):
         ends.append(trained(net, own, 4, 8))
     assert all(torch.equal(a, b) for end in ends[1:] for a, b in zip(ends[0], end, strict=True))
+
+
+def test_a_schedule_of_its_own_runs_a_rule_of_another_file() -> None:
+    """The example: 2 bytes of state a parameter where there were 8, near AdamW's point."""
+    cls = optc.load(EXAMPLES / "adamw.opt", schedule=EXAMPLES / "schedules" / "lean.opt")
+    one, two = model(), model()
+    optimizer = cls(one.parameters(), lr=0.01)
+    trained(one, optimizer)
+    plain = optc.load(EXAMPLES / "adamw.opt")(two.parameters(), lr=0.01)
+    assert optimizer.in_backward and not plain.in_backward
+    for a, b in zip(one.parameters(), trained(two, plain), strict=True):
+        assert bool(((a - b).abs() < 0.02).all())
+        kept = optimizer.state[a].values()
+        assert sum(x.numel() * x.element_size() for x in kept) - 4 <= 2 * a.numel() + 8
+    with pytest.raises(optc.CompileError, match="no schedule for the rule `sgd`"):
+        optc.load(EXAMPLES / "sgd.opt", schedule=EXAMPLES / "schedules" / "lean.opt")
+
+
+def test_a_standalone_module_runs_by_its_schedule(tmp_path: Path) -> None:
+    text = RULES["stored"] + "    run in_backward\n"
+    (tmp_path / "r.opt").write_text(text)
+    assert main(["compile", str(tmp_path / "r.opt"), "-o", str(tmp_path / "alone.py")]) == 0
+    spec = importlib.util.spec_from_file_location("alone", tmp_path / "alone.py")
+    assert spec is not None and spec.loader is not None
+    alone = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(alone)
+    one, two = model(), model()
+    optimizer = alone.R(one.parameters())
+    assert optimizer.in_backward
+    found = trained(one, optimizer)
+    assert all(map(torch.equal, found, trained(two, optc.loads(text)(two.parameters()))))
