@@ -14,7 +14,6 @@ from .ir import Node
 from .scope import Arguments, AxisName, Context, Function, Mixing, Scope, as_node, constant
 from .source import Span
 from .types import DATA, MODEL, REACHES, Axis, Type, coarser_or_equal, union
-from .workers import unfit
 
 METAS = {"ndim", "rows", "cols", "numel", "place"}
 CONSTANTS: dict[str, float | bool] = {
@@ -679,6 +678,8 @@ def _matrix(ctx: Context, given: Any, span: Span) -> Mixing:
     if not flat or len(numbers) != len(rows) or any(x is None for x in flat):
         known = "ring(1 / 3), complete, star, or rows like ((0.5, 0.5), (0.5, 0.5))"
         ctx.error("E316", "these are no mixing weights", span, f"weights are {known}")
+    from .workers import unfit  # here, since it loads torch and checking a rule does not
+
     wrong = unfit(numbers)  # type: ignore[arg-type]
     if wrong:
         ctx.error("E316", f"the mixing matrix {wrong}", span)
