@@ -101,8 +101,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        hidden = ("_layout", "_slots", "_plans", "_kernels", "_bound", "workers")
-        hidden += ("_recorded", "_backward")
+        hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
+        hidden |= {"_recorded", "_backward"}
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 

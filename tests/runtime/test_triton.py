@@ -5,6 +5,7 @@ No test needs a GPU; none has run on one.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from optc.compiler.driver import graph, program
 from optc.compiler.emit.kernel import print_kernel
+from optc.compiler.emit.standalone import standalone
 from optc.compiler.primitive import NoLibrary
 from optc.compiler.program import Compute
 from optc.compiler.source import Source
@@ -136,6 +138,19 @@ def test_every_operation_compiles(work: str) -> None:
     from .triton_interpreted import NAMED_OPS, operations
 
     assert sum(ptx.count("st.global") for ptx in ptx_of(operations(), work, work)) > len(NAMED_OPS)
+
+
+def test_the_kernels_of_a_standalone_module_compile(tmp_path: Path) -> None:
+    path = tmp_path / "alone.py"
+    path.write_text(standalone(program(graph(Source("rule.opt", ADAMW), NoLibrary()))))
+    spec = importlib.util.spec_from_file_location("alone", path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    (phase,) = [p for p in module.PROGRAM.plan(()).phases if getattr(p, "mode", "") == "kernel"]
+    kinds = ("f32",) * (1 + len(phase.columns()[0]))
+    source = module.PROGRAM.print_kernel(phase, kinds, "triton")
+    own = module._RUNTIME.load("runtime.triton")
+    assert accesses(compiled(own.build(source, phase.name)))["ld.global.v4.b32"] == 8
 
 
 def test_names_are_made_safe() -> None:

@@ -5,7 +5,9 @@ Blocks of 8 elements, so that small tensors have whole blocks and a rest.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optc.cli.contract import BOUND, gap, meaning, probed, runnable, trained
 from optc.compiler.driver import program
+from optc.compiler.emit.standalone import standalone
 from optc.compiler.ir import Graph
 from optc.compiler.ops import OPS, Op
 from optc.compiler.program import Compute
@@ -396,6 +399,24 @@ def test_nothing_is_read_back_and_tables_stay(monkeypatch: pytest.MonkeyPatch) -
     assert [launch.addr.there for launch in launched] == tables
     assert all(a.addr.known is b for a, b in zip(launched, known, strict=True))
     assert [[x.data_ptr() for x in launch.cut] for launch in launched] == places
+
+
+def test_a_standalone_module_brings_its_kernels(tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(standalone(compiled(CLIPPED)))
+    spec = importlib.util.spec_from_file_location("alone", tmp_path / "alone.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    results = []
+    for make in (module.Clipped, optimizer_class(compiled(CLIPPED))):
+        params = parameters((torch.float32, torch.bfloat16))
+        opt = make(params, backend="triton")
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.sin(p.detach())
+            opt.step()
+        results.append(params)
+    same_bits(*results)
+    assert len(launched) == 8, "the module has a runtime of its own"
 
 
 # Graphs ---------------------------------------------------------------------------------------
