@@ -43,7 +43,7 @@ ONE = {
 }
 FLAT = {"sign", "floor", "ceil", "round", "mod"}
 """Their derivative is zero, or not asked for."""
-ROUNDED = {"bf16"}
+ROUNDED = {"bf16", "f16", "dither_bf16", "dither_f16"}
 """Theirs is that of what they round, which no difference quotient sees."""
 
 REDUCED = {
