@@ -45,7 +45,10 @@ def test_meaning_in_the_interpreter() -> None:
 
 
 def phases(text: str) -> list[Compute]:
-    made = program(graph(Source("rule.opt", text), NoLibrary()))
+    return phases_of(program(graph(Source("rule.opt", text), NoLibrary())))
+
+
+def phases_of(made: Any) -> list[Compute]:
     plan = made.plan(tuple(True for _ in made.conditions.names))
     return [p for p in plan.phases if isinstance(p, Compute) and p.mode == "kernel" and p.space]
 
@@ -138,6 +141,19 @@ def test_every_operation_compiles(work: str) -> None:
     from .triton_interpreted import NAMED_OPS, operations
 
     assert sum(ptx.count("st.global") for ptx in ptx_of(operations(), work, work)) > len(NAMED_OPS)
+
+
+@pytest.mark.parametrize("form", ["bf16(stochastic)", "f16(stochastic)", "bf16(kahan)"])
+def test_stores_of_a_schedule_compile(form: str) -> None:
+    import optc
+
+    from .triton_interpreted import SCHEDULED
+
+    made = optc.loads(ADAMW + SCHEDULED.format(form, "f16")).program
+    (phase,) = phases_of(made)
+    kinds = ["f32"] * len(phase.columns()[0])
+    source = print_kernel(phase, ("f32", *kinds), "triton")
+    assert accesses(compiled(runtime.build(source, phase.name)))["ld.global.v4.b32"]
 
 
 def test_the_kernels_of_a_standalone_module_compile(tmp_path: Path) -> None:
