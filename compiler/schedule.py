@@ -66,12 +66,18 @@ def find(file: s.File, rule: str, needed: bool = False) -> s.Schedule | None:
 
 
 def illegal(file: s.File, graphs: Sequence[Graph]) -> list[Diagnostic]:
-    """What is wrong in the schedules of a file; one that holds no rule is for those of others."""
+    """What is wrong in the schedules of a file; of one that holds no rule, what any rule shows."""
     from .pipeline import run
 
     rules = {g.name: g for g in graphs}
     wrong = []
-    for name, tree in schedules(file).items() if rules else ():
+    for name, tree in schedules(file).items():
+        if not rules:
+            alone = _Reader(Graph())
+            for line in tree.body:
+                alone.format(line.format) if isinstance(line, s.Store) else alone.run(line)
+            wrong += alone.wrong
+            continue
         if name not in rules:
             help = nearest(name, rules)
             wrong.append(Diagnostic("E201", f"unknown rule `{name}`", tree.span, help))
@@ -105,7 +111,7 @@ class _Reader:
         self.wrong.append(Diagnostic(code, message, span, help))
 
     def store(self, line: s.Store) -> None:
-        slot, format = self._slot(line.slot), self._format(line.format)
+        slot, format = self._slot(line.slot), self.format(line.format)
         if slot is None or format is None:
             return
         if slot.path in self.stores:
@@ -135,7 +141,7 @@ class _Reader:
             self.error("E201", f"unknown slot `{name}`", at.span, nearest(name, slots))
         return None
 
-    def _format(self, at: s.Expr) -> Format | None:
+    def format(self, at: s.Expr) -> Format | None:
         name, words, numbers = _call(at)
         if name not in FORMATS:
             self.error("E201", f"unknown format `{name}`", at.span, nearest(name, FORMATS))

@@ -160,6 +160,12 @@ def test_what_evaluation_holds_is_one_plain_number(format: str) -> None:
         scheduled(f"store ema as {format}", rule=FUSED.partition("schedule")[0])
 
 
+def test_a_file_of_schedules_alone_is_checked_as_far_as_it_goes() -> None:
+    text = "schedule r:\n    store m as bf61\n    run backend(gpu)\n    store m as bf16\n"
+    found = illegal(driver.tree(Source("s.opt", text)), [])
+    assert [(d.code, d.span.row) for d in found] == [("E201", 2), ("E201", 3)]
+
+
 def test_bytes_follow_the_formats(tmp_path, capsys) -> None:
     rule, other = tmp_path / "r.opt", tmp_path / "small.opt"
     rule.write_text(ADAM)
