@@ -184,7 +184,7 @@ class Launch:
             raise RuntimeError("another set of tensors takes part: a graph cannot follow it")
         self.cuts = table.cuts
         rows = table.chunk_row[: table.chunks].contiguous()
-        begin = torch.searchsorted(rows, torch.arange(table.rows + 1))
+        begin = torch.searchsorted(rows, torch.arange(table.rows + 1, device="cpu"))
         self.cut = [
             staged(x, self.device)
             for x in (table.numel, rows, table.chunk_start[: table.chunks], begin)
