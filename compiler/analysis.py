@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder
 from .least import FLOAT32, least_bytes, leaves, whole, within
+from .passes.specialise import every_due
 from .scalars import HOST as COMPUTE
 from .source import Diagnostic, Span
 
@@ -113,7 +114,7 @@ def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
         bounded=bounded,
         state=known,
         coarse=tuple(f"{s.path}: {s.type}" for s in states if s not in fine),
-        least={leaf: least_bytes(graph, leaf, known_widths) for leaf in leaves(graph)},
+        least={leaf: least_bytes(every_due(graph), leaf, known_widths) for leaf in leaves(graph)},
         reductions=len(wide),
         locality=locality(nodes),
         mixed=tuple(n.type.reach for n in nodes if n.kind == "comm"),

@@ -300,6 +300,13 @@ def body_nodes(region: Region) -> list[Node]:
     return order
 
 
+def asks(node: Node) -> bool:
+    """Whether a node asks the loop for a loss or a derivative."""
+    if node.op == "loop":
+        return any(map(asks, body_nodes(node["body"])))
+    return node.kind in ("oracle", "extern") and node.op != "evaluate"
+
+
 def postorder(roots: Iterable[Node]) -> Iterator[Node]:
     """Every node that the roots depend on, inputs before users, without recursion."""
     seen: set[Node] = set()

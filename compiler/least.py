@@ -6,10 +6,10 @@ phase needs is computed again from its columns, or stored and read: the smaller 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from .ir import Graph, Node, inputs_of
+from .ir import Graph, Node, asks, inputs_of
 
 FLOAT32 = 4
 """Bytes of one cell."""
@@ -46,6 +46,52 @@ def whole(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
+def company(
+    writes: Mapping[str, Node],
+    level: dict[Node, int],
+    others: Sequence[tuple[int, Node]],
+    columns: Callable[[Node, Set[Node]], set[object]],
+) -> dict[Node, int]:
+    """The pass of each write: its own, or a later one where it then moves fewer columns.
+
+    `level` is the first pass that a write can happen in, `others` are the values that passes end
+    with besides. A write waits only where no version that it reads is written before.
+    """
+    nodes = list(dict.fromkeys(writes.values()))
+
+    def read(at: int, without: Node, known: Set[Node]) -> set[object]:
+        ends = [n for n in nodes if level[n] == at] + [n for where, n in others if where == at]
+        return {c for n in ends if n is not without for c in columns(n, known)}
+
+    for node in nodes:
+        own = level[node]
+        needs = columns(node, set())
+        before = [n for slot, n in writes.items() if n is not node and slot in needs]
+        gains: dict[int, int] = {}
+        for later in {level[n] for n in nodes if level[n] > own}:
+            if any(level[n] < later for n in before):
+                continue
+            first, second = ({n for n in nodes if level[n] < at} for at in (own, later))
+            here, there = read(own, node, first), read(later, node, second - {node})
+            stays = len(here | columns(node, first)) + len(read(later, node, second | {node}))
+            waits = len(here) + len(there | columns(node, second - {node}))
+            gains[later] = stays - waits
+        best = max(gains, key=lambda at: (gains[at], -at), default=own)
+        level[node] = best if gains.get(best, 0) > 0 else own
+    return level
+
+
+def worth_storing(graph: Graph) -> set[Node]:
+    """Values that a pass stores for a later one, since reading them again moves less."""
+    found: set[Node] = set()
+    for leaf in leaves(graph):
+        sheet = _Sheet(graph, leaf, {})
+        sheet.fill()
+        sheet.total()
+        found |= sheet.stored
+    return found
+
+
 def plain(node: Node) -> bool:
     """Whether a value is one number a cell."""
     return node.type.kind == "array" and node.type.reach == "element" and not node.type.axes
@@ -60,7 +106,11 @@ class _Sheet:
     widths: Mapping[str, float]
     level: dict[Node, int] = field(default_factory=dict)
     sinks: dict[int, dict[Node, None]] = field(default_factory=dict)
-    written: dict[Node, float] = field(default_factory=dict)
+    written: dict[Node, int] = field(default_factory=dict)
+    wide: dict[Node, float] = field(default_factory=dict)
+    ends_in: dict[str, Node] = field(default_factory=dict)
+    reads: dict[int, set[Node]] = field(default_factory=dict)
+    stored: set[Node] = field(default_factory=set)
 
     def fill(self) -> None:
         """The level of every node that the leaf's cells take part in, and what each level makes."""
@@ -72,11 +122,45 @@ class _Sheet:
                 self.place(n)
             if plain(new):
                 width = self.widths.get(slot, FLOAT32)
-                self.written[new] = max(width, self.written.get(new, 0))
-                self.sink(new)
+                self.wide[new] = max(width, self.wide.get(new, 0))
+                self.ends_in[slot] = new
         others = [e.when for e in self.graph.outcomes] + list(self.graph.metrics.values())
         for n in self.below(others):
             self.place(n)
+        for n in self.graph.metrics.values():
+            if plain(n) and self.concerns(n) and not self.column(n):
+                self.written.setdefault(n, self.level[n])
+                self.sink(n)
+        self.keep_company()
+
+    def keep_company(self) -> None:
+        """The pass that each write happens in; none comes before the last evaluation.
+
+        A loss that raises must find everything as it was.
+        """
+        others = [(level, n) for level, nodes in self.sinks.items() for n in nodes]
+        first = dict(self.level)
+        asked = max((at + (n.op == "evaluate") for n, at in first.items() if asks(n)), default=0)
+        for node in self.ends_in.values():
+            first[node] = max(first[node], asked)
+        at = company(self.ends_in, first, others, self.columns)
+        for node in self.ends_in.values():
+            self.sinks.setdefault(at[node], {})[node] = None
+            self.written.setdefault(node, at[node])
+
+    def columns(self, node: Node, known: Set[Node]) -> set[object]:
+        """The columns that a value is computed from where the values `known` are in memory too."""
+        found: set[object] = set()
+        todo, seen = [node], {node}
+        while todo:
+            n = todo.pop()
+            if self.column(n) or (n in known and n is not node):
+                found.add(n["slot"] if n.op == "read" else n)
+                continue
+            more = [i for i in filter(plain, self.inputs(n)) if i not in seen]
+            seen.update(more)
+            todo += more
+        return found
 
     def concerns(self, node: Node) -> bool:
         return not node.type.domain or within(self.graph, self.leaf, node.type.domain)
@@ -119,18 +203,28 @@ class _Sheet:
         self.level[node] = max((self.level[i] + self.ends(i) for i in inputs), default=0)
         if node.op == "evaluate":
             self.level[node] = max((self.level[i] for i in inputs if plain(i)), default=-1)
-            for point in filter(plain, inputs):
-                self.written[point] = FLOAT32
-                self.sink(point)
+        if node.op == "evaluate" or node.op in ASKS:
+            for given in filter(plain, inputs):
+                self.hand_over(node, given)
         elif self.ends(node):
             for i in filter(plain, inputs):
                 self.sink(i)
 
+    def hand_over(self, node: Node, given: Node) -> None:
+        """A point or a vector that the loop is given must be in memory before it is asked."""
+        if node.op != "evaluate":
+            self.level[node] = max(self.level[node], self.level[given] + 1)
+        if not self.column(given):
+            self.written[given] = self.level[given]
+            self.sink(given)
+
     def ends(self, node: Node) -> bool:
         """Whether the use of a value begins a new phase."""
         if node.op in ("reduce", "contract"):
-            return node.type.reach in ("group", "model") and any(
-                i.type.reach not in ("group", "model") for i in node.inputs
+            # a tensor is larger than what a pass holds at a time
+            coarse = ("tensor", "group", "model")
+            return node.type.reach in coarse and any(
+                i.type.reach not in coarse for i in node.inputs
             )
         if node.op == "evaluate":
             return True
@@ -140,20 +234,36 @@ class _Sheet:
         self.sinks.setdefault(self.level[node], {})[node] = None
 
     def total(self) -> float:
-        stored: dict[Node, int] = {n: self.level[n] for n in self.written}
-        moved = sum(self.written.values())
+        stored = dict(self.written)
+        moved = sum(self.wide.get(n, FLOAT32) for n in self.written)
         for level in sorted(self.sinks):
-            for node in self.cut(level, stored):
+            reads = self.cut(level, stored)
+            self.reads[level] = set(reads)
+            for node in reads:
                 moved += self.width(node)
                 if not self.column(node) and node not in stored:
                     moved += FLOAT32
                     stored[node] = self.level[node]
+        self.stored = {n for n in stored if n not in self.written}
         return moved
 
     def width(self, node: Node) -> float:
         """Bytes of a cell of what is read: a gradient is as wide as its target."""
         slot = node["slot"] if node.op == "read" else node.get("wrt", "")
-        return self.written.get(node, self.widths.get(slot, FLOAT32))
+        return self.wide.get(node, self.widths.get(slot, FLOAT32))
+
+    def at_hand(self, node: Node) -> bool:
+        """Whether the pass of its level reads all that a value needs, so that it costs a write."""
+        read, todo, seen = self.reads.get(self.level[node], set()), [node], {node}
+        while todo:
+            for i in filter(plain, self.inputs(todo.pop())):
+                if i in read or i in seen:
+                    continue
+                if self.column(i):
+                    return False
+                seen.add(i)
+                todo.append(i)
+        return True
 
     def column(self, node: Node) -> bool:
         """Whether a value lies in memory before the step's phases touch it."""
@@ -172,10 +282,10 @@ class _Sheet:
             node = todo.pop()
             earlier = stored.get(node, level) < level
             kept = self.column(node) or earlier
-            price = self.width(node) * (1 if kept else 2)
-            price = price if kept or self.level[node] < level else 0
+            storable = self.level[node] < level and self.at_hand(node)
+            price = self.width(node) * (1 if kept else 2) if kept or storable else 0
             flow.add_edge((node, "in"), (node, "out"), **({"capacity": price} if price else {}))
-            if self.column(node):
+            if self.column(node) or (earlier and node.op == "random"):  # dearer than its bytes
                 flow.add_edge("from", (node, "in"))
                 continue
             for i in filter(plain, self.inputs(node)):

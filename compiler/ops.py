@@ -75,6 +75,8 @@ OPS: dict[str, Op] = dict(
             precedence=8,
         ),
         _row("neg", 1, "neg", "(-{0})", "-1", symbol="-", precedence=7, triton="({0} * -1.0)"),
+        # a value under another name: what a slot is given that is another slot's, or a gradient
+        _row("copy", 1, "clone", "{0}", "1"),
         _row("abs", 1, "abs", "optc_abs{f}({0})", "sign(a)"),
         _row(
             "sign",

@@ -99,6 +99,22 @@ class Compute:
 
 
 @dataclass
+class Rest:
+    """The part of a phase that needs no gradient, for the tensors without one.
+
+    It runs over those that the phase `of` has just passed over; there are seldom any.
+    """
+
+    name: str
+    of: str
+    phase: Compute
+
+    @property
+    def in_place(self) -> set[str]:
+        return self.phase.in_place
+
+
+@dataclass
 class Read:
     """What an evaluation is asked for: value, gradient, hvp, jvp or vjp."""
 
@@ -168,7 +184,7 @@ class Loop:
     freeze: list[tuple[tuple[int, ...], int, bool]] = field(default_factory=list)
 
 
-Phase = Compute | Evaluate | Call | Route | Loop
+Phase = Compute | Rest | Evaluate | Call | Route | Loop
 
 
 @dataclass

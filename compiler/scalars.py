@@ -150,6 +150,7 @@ HOST: dict[str, Callable[..., float]] = {
     # by chance only where a draw says so, and a draw is no number of the host
     "dither_bf16": lambda a, u: bf16(a),
     "dither_f16": lambda a, u: f16(a),
+    "copy": float,
 }
 """One function a row of ops.OPS."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compiler import cells
-from ..compiler.program import Compute
+from ..compiler.program import Compute, Output, Rest
 from .batching import batches, together
 from .frame import Frame, double, mark_took, number, stored, working_type
 from .random import draw
@@ -44,6 +44,7 @@ def tensorwise(
     members = frame.members[phase.space]
     rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]
     present = [k for k, row in enumerate(rows) if not any(x is None for x in row)]
+    frame.missed[phase.name] = [k for k in range(len(rows)) if k not in set(present)]
     results: list[list[Any]] = [[None] * len(rows) for _ in phase.outputs]
     for batch in batches(phase, frame, present):
         chosen = [rows[k] for k in batch]
@@ -53,6 +54,37 @@ def tensorwise(
                 result[k] = part
     for output, parts in zip(phase.outputs, results, strict=True):
         store(frame, phase, output, parts)
+
+
+def rest(phase: Rest, frame: Frame) -> None:
+    """What a phase left undone for the tensors that it passed over, one by one."""
+    missed, inner = frame.missed.get(phase.of), phase.phase
+    if not missed:
+        return
+    columns, members = columns_of(inner, frame), frame.members[inner.space]
+    rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]  # draws come in this order
+    for k in missed:
+        results = together(inner, inner.forward(rows[k]), [rows[k]])
+        for output, (value,) in zip(inner.outputs, results, strict=True):
+            _fill(frame, inner.space, k, output, value)
+
+
+def _fill(frame: Frame, space: str, k: int, output: Output, value: Any) -> None:
+    """Put a tensor's value where the others of its column are."""
+    if not output.slot:
+        frame.values[output.value][k] = value
+        return
+    members = frame.members[space]
+    if frame.functional:
+        column = list(frame.column(output.slot))
+        column[k] = stored(value, column[k])
+        frame.replace(output.slot, column)
+        frame.values[output.value] = column
+    else:
+        frame.keep(output.slot, [value if at == k else None for at in range(len(members))])
+    if frame.spec(output.slot).kind == "target":
+        frame.touched[space].remove(members[k])
+        frame.written = True
 
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:

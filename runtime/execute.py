@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..compiler import cells
-from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Route
+from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Rest, Route
 from .asking import call, evaluate
-from .computing import compute
+from .computing import compute, rest
 from .frame import Frame, mark_took, stored, truth, write
 
 
@@ -27,7 +27,8 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     for at, phase in enumerate(plan.phases):
         if at == last + 1 and overflowed(frame.loop):
             outcome = "veto"
-        if isinstance(phase, Compute) and phase.in_place - plan.always:
+        writes = phase.in_place if isinstance(phase, Compute | Rest) else set()
+        if writes - plan.always:
             if plan.outcomes and not outcome:
                 outcome = settle(plan, frame)
             if outcome not in ("", "commit"):
@@ -177,6 +178,7 @@ def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
 
 _RUN: dict[type, Callable[[Any, Frame], None]] = {
     Compute: compute,
+    Rest: rest,
     Evaluate: evaluate,
     Call: call,
     Route: _route,

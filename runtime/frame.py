@@ -49,6 +49,7 @@ class Frame:
     sizes: dict[str, int] = field(default_factory=dict)
     depth: int = 0
     touched: dict[str, list[int]] = field(default_factory=dict)
+    missed: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
     before: dict[str, int] = field(default_factory=dict)
 

@@ -243,6 +243,7 @@ class Prepared:
         absent: list[int] = []
         for first, part in enumerate(self.parts):
             absent += part.run(frame, columns, first == 0)
+        frame.missed[self.phase.name] = absent
         self._leave(frame, columns, absent)
 
     def _leave(self, frame: Frame, columns: dict[str, list[Any]], absent: list[int]) -> None:

@@ -28,9 +28,13 @@ class Builder:
         self.ports: list[Port] = []
         self.holders: dict[Any, fx.Node] = {}
         self.values: dict[Node, Any] = {}
+        self.again: set[Node] = set()
 
     def build(self) -> tuple[fx.GraphModule, list[Port]]:
         body = self._body()
+        while self.mode == "c" and (again := self._computable(body)):
+            self.again |= again
+            body = self._body()
         for node in body:
             if self._boundary(node):
                 self.values[node] = self._input(node)
@@ -85,6 +89,21 @@ class Builder:
                 stack.extend(node.inputs)
         return _sizes_first(sorted(seen, key=lambda n: n.number))
 
+    def _computable(self, body: list[Node]) -> set[Node]:
+        """Stored values whose columns the phase reads anyway: computed again, not read.
+
+        A drawn value is read: its arithmetic costs more than its bytes.
+        """
+        low = self.low
+        edge = [n for n in body if self._boundary(n) and n.type.reach in torch_ops.FINE]
+        for node in edge:
+            if low.cls[node] != "c" or node in low.write_level or low.draws(node):
+                continue
+            others = {low.name(n).removeprefix("slot:") for n in edge if n is not node}
+            if low.columns(node, set()) <= others:
+                return {node}
+        return set()
+
     def _boundary(self, node: Node) -> bool:
         """Whether a node's value is there before the phase begins."""
         if node in self.anchors and node not in self.low.bound:
@@ -105,7 +124,7 @@ class Builder:
         ):
             return True
         ready = self.low.ready.get(node)
-        if ready is not None and ready < self.level:
+        if ready is not None and ready < self.level and node not in self.again:
             return True
         if cls in ("t", "m"):
             return self.low.level[node] < self.level or (cls == "t") != (self.mode == "t")

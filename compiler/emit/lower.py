@@ -9,13 +9,13 @@ of cuts on a path to it; anchors of one level, domain and presence make one phas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from .. import cells
 from ..ir import Graph, Node, Region, captured, inputs_of, postorder
 from ..ops import OPS
-from ..program import Call, Compute, Evaluate, Loop, Output, Read, Route
+from ..program import Call, Compute, Evaluate, Loop, Output, Read, Rest, Route
 from ..types import HOST, Axis, Type, union
 from .build import Builder
 from .need import needs
@@ -78,6 +78,7 @@ class Lowering:
             self.level[node] = self._level(node)
         self._wait()
         self.write_level: dict[Node, int] = {}
+        self.stored: set[Node] = set()
 
     def _reachable(self) -> list[Node]:
         result, seen = [], set(self.bound)
@@ -249,6 +250,9 @@ class Lowering:
             literal = self._when(n)
             if literal is not None and self.cls[literal[0]] in ("s", "m"):
                 result[literal[0]] = self.level[literal[0]]
+        for n in self.stored:
+            if self.cls.get(n) == "c":
+                result[n] = self.level[n]
         for n in self.roots:
             if self.cls[n] in ("c", "s", "t", "m", "r", "k"):
                 # what a phase besides the kernels reads cannot wait for its write
@@ -283,9 +287,11 @@ class Lowering:
                 "t",
                 "out",
             ) and self._kernel_sum(n, source)
-            return (level, 1, "c" if kernel else "t", source.type.domain, self.absent[source])
+            if kernel:
+                return (level, 2, "c", source.type.domain, False)
+            return (level, 1, "t", source.type.domain, self.absent[source])
         if self.cls[n] == "c":
-            return (level, 2, "c", n.type.domain, self.absent[n])
+            return (level, 2, "c", n.type.domain, False)
         if n.type.reach in ("group", "model"):
             return (level, 0, "m", "", False)
         return (level, 1, "t", n.type.domain, self.absent[n])
@@ -309,7 +315,7 @@ class Lowering:
         self.ready = {n: self.phase_key(n, level)[0] for n, level in anchors.items()}
         placed: list[tuple[tuple[Any, ...], Any]] = []
         for key, nodes in groups.items():
-            placed.append((key, self._compute(key, nodes)))
+            placed += [(key, phase) for phase in self._fused(key, nodes)]
         for index, node in enumerate(self.order):
             if node in self.bound:
                 continue
@@ -318,6 +324,53 @@ class Lowering:
                 placed.append(((self.level[node], 3, "", "", False, index), phase))
         placed.sort(key=lambda p: (*p[0][:2], p[0][5] if len(p[0]) > 5 else 0))
         return [p for _, p in placed]
+
+    def _fused(self, key: tuple[Any, ...], nodes: list[Node]) -> list[Compute | Rest]:
+        """The phases of anchors that share their cells: one pass, whatever has a gradient.
+
+        Where a tensor has none, what does not need it is done by the rest of the phase. A sum that
+        counts such tensors too does not share a pass with what passes them over.
+        """
+        here = [n for n in nodes if not self._partial(n)]
+        if key[2] != "c" or not here or len(here) == len(nodes):
+            return [self._compute(key, nodes)]
+        if any(self.cls[n] == "r" for n in here):
+            apart = [n for n in nodes if self._partial(n)]
+            return [self._compute(key, here), self._compute(key, apart)]
+        whole = self._compute(key, nodes)
+        rest = self._compute(key, here)
+        return [whole, Rest(f"rest_{here[0].number}", whole.name, rest)]
+
+    def columns(self, n: Node, known: Set[Node]) -> set[object]:
+        """The columns of cells that an element-wise value is computed from; slots by their paths.
+
+        The values `known` are in memory too.
+        """
+        found: set[object] = set()
+        todo, seen = [n], {n}
+        while todo:
+            for i in inputs_of(todo.pop()):
+                if i in seen or i not in self.cls:
+                    continue
+                seen.add(i)
+                if self.cls[i] == "c" and i not in known:
+                    todo.append(i)
+                elif i.type.reach in FINE:
+                    found.add(self.name(i).removeprefix("slot:"))
+        return found
+
+    def draws(self, n: Node) -> bool:
+        """Whether an element-wise value is computed from random numbers."""
+        return n.op == "random" or any(self.draws(i) for i in n.inputs if self.cls[i] == "c")
+
+    def space(self, n: Node) -> str:
+        """The domain whose cells an anchor is computed over."""
+        fine = next((i for i in n.inputs if i.type.reach not in ("group", "model")), n)
+        return fine.type.domain
+
+    def _partial(self, n: Node) -> bool:
+        """Whether an anchor passes over tensors without a gradient."""
+        return any(self.absent[i] for i in n.inputs) if self.cls[n] == "r" else self.absent[n]
 
     def _compute(self, key: tuple[Any, ...], nodes: list[Node]) -> Compute:
         level, _, mode, space, _ = key

@@ -10,22 +10,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ir import Graph, Node, body_nodes
-from ..program import Compute, Evaluate, Loop, Output, Plan
+from ..ir import Graph, Node, asks
+from ..least import ASKS, company, plain, worth_storing
+from ..program import Compute, Evaluate, Loop, Output, Plan, Rest
 from .host import host_module
 from .lower import Lowering
 
 
 def plan(graph: Graph) -> Plan:
     """Lower a graph; kernel writes move to later phases until no old version is read after them."""
-    writes = {key: node for s, n in graph.writes.items() for key, node in parts(s, n).items()}
+    writes = {
+        key: _computed(graph, s, node)
+        for s, n in graph.writes.items()
+        for key, node in parts(s, n).items()
+        if not _stays(graph, s, node)
+    }
     others = [r for r in graph.roots() if r not in graph.writes.values()]
     low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
-    asked = [low.level[n] + 1 for n in low.order if asks(n) and low.cls[n] != "leaf"]
-    decided = max([*(low.level[e.when] + 1 for e in graph.outcomes), *asked], default=0)
+    low.stored = worth_storing(graph)
+    # a loss that raises must find everything as it was, so nothing is written before the last one
+    asked = max(
+        (low.level[n] + 1 for n in low.order if asks(n) and low.cls[n] != "leaf"), default=0
+    )
+    decided = max([*(low.level[e.when] + 1 for e in graph.outcomes), asked])
     for slot, node in writes.items():
-        if low.cls[node] == "c" and slot not in graph.always:
-            low.write_level[node] = decided
+        if low.cls[node] == "c":
+            low.write_level[node] = asked if slot in graph.always else decided
+    low.write_level |= _company(low, writes)
     for _ in range(8):
         low.hosts.clear()
         phases = low.phases()
@@ -70,11 +81,29 @@ def _last_reads(made: Plan) -> list[tuple[str, ...]]:
     return result[::-1]
 
 
-def asks(node: Node) -> bool:
-    """Whether a node asks the loop for a loss or a derivative."""
-    if node.op == "loop":
-        return any(map(asks, body_nodes(node["body"])))
-    return node.kind in ("oracle", "extern") and node.op != "evaluate"
+def _computed(graph: Graph, slot: str, node: Node) -> Node:
+    """What is written as something that a kernel can write in the pass at hand."""
+    given = node.op == "read" and node["slot"] != slot or node.op in ASKS
+    return graph.add("copy", node, type=node.type) if given and plain(node) else node
+
+
+def _stays(graph: Graph, slot: str, node: Node) -> bool:
+    """Whether a state keeps what it holds."""
+    own = node.op == "read" and node["slot"] == slot
+    return own and graph.slots[slot].kind == "state"
+
+
+def _company(low: Lowering, writes: dict[str, Node]) -> dict[Node, int]:
+    """The passes of the writes that kernels make."""
+    kernel = {slot: n for slot, n in writes.items() if low.cls[n] == "c"}
+    level = {n: max(low.level[n], low.write_level.get(n, 0)) for n in kernel.values()}
+    others = [(at, n) for n, at in low.anchors().items() if low.cls[n] in "cr" and n not in level]
+    found: dict[Node, int] = {}
+    for domain in {n.type.domain for n in level}:
+        own = {slot: n for slot, n in kernel.items() if n.type.domain == domain}
+        beside = [(at, n) for at, n in others if low.space(n) == domain]
+        found |= company(own, {n: level[n] for n in own.values()}, beside, low.columns)
+    return found
 
 
 def parts(slot: str, node: Node) -> dict[str, Node]:
@@ -95,6 +124,8 @@ def reads(phase: Any) -> set[str]:
     if isinstance(phase, Loop):
         inner = {x for p in phase.body for x in reads(p)}
         return inner | {a for a, _ in phase.carried} | set(phase.outputs)
+    if isinstance(phase, Rest):
+        return reads(phase.phase)
     return set(phase.inputs)
 
 
@@ -110,8 +141,14 @@ def _touches(read: str, slot: str) -> bool:
 
 
 def _last_reader(phases: list[Any], slot: str) -> int:
+    """The last phase that reads a slot's old version; a rest reads what its phase has not written."""
     return max(
-        (i for i, p in enumerate(phases) if any(_touches(r, slot) for r in reads(p))), default=-1
+        (
+            i
+            for i, p in enumerate(phases)
+            if not isinstance(p, Rest) and any(_touches(r, slot) for r in reads(p))
+        ),
+        default=-1,
     )
 
 
@@ -162,4 +199,9 @@ def _mark_in_place(
             ]
             phase.in_place.add(slot)
             done.add(slot)
+    for rest in (p for p in phases if isinstance(p, Rest)):
+        whole = next(p for p in phases if isinstance(p, Compute) and p.name == rest.of)
+        kept = {o.value for o in rest.phase.outputs}
+        rest.phase.outputs = [o for o in whole.outputs if o.value in kept]
+        rest.phase.in_place |= {o.slot for o in rest.phase.outputs if o.slot}
     return done

@@ -17,7 +17,7 @@ from typing import Any
 from torch import fx
 
 from ... import __version__
-from ..program import Cells, Compute, Host, Loop, Plan, Port, Printed, Program, Test
+from ..program import Cells, Compute, Host, Loop, Plan, Port, Printed, Program, Rest, Test
 from . import box
 from .carried import carried
 from .kernel import PRINTERS, folded
@@ -166,6 +166,8 @@ class _Module:
     def _phase(self, phase: Any, hosts: Sequence[str], slots: dict[str, str]) -> Any:
         if isinstance(phase, Loop):
             return replace(phase, body=[self._phase(p, hosts, slots) for p in phase.body])
+        if isinstance(phase, Rest):
+            return replace(phase, phase=self._compute(phase.phase, hosts, slots))
         return self._compute(phase, hosts, slots) if isinstance(phase, Compute) else phase
 
     def _domain(self, domain: Cells) -> Cells:

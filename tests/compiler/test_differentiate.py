@@ -41,7 +41,7 @@ ONE = {
     "min": "min({x}, 0.5 * p)",
     "where": "where(p > 0, {x}^2, -{x})",
 }
-FLAT = {"sign", "floor", "ceil", "round", "mod"}
+FLAT = {"sign", "floor", "ceil", "round", "mod", "copy", "bf16"}
 """Their derivative is zero, or not asked for."""
 ROUNDED = {"bf16", "f16", "dither_bf16", "dither_f16"}
 """Theirs is that of what they round, which no difference quotient sees."""

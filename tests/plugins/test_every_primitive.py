@@ -8,7 +8,11 @@ import pytest
 import torch
 
 import optc
-from optc.cli.contract import contract
+from optc.cli.contract import contract, probed
+from optc.compiler import driver
+from optc.compiler.analysis import cost
+from optc.compiler.emit.traffic import by_leaf
+from optc.compiler.program import Call, Compute, Evaluate, Loop
 from optc.compiler.syntax import KINDS
 from optc.plugins.registry import library
 
@@ -67,6 +71,29 @@ def test_it_keeps_the_contract(kind: str, name: str) -> None:
     declaration = registry.find(kind, name)
     assert declaration is not None
     assert contract(declaration, registry) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY, ids=lambda x: x)
+def test_its_kernels_move_the_least_bytes(kind: str, name: str) -> None:
+    """Counted from the emitted phases, against the graph's lower bound; matrix phases apart."""
+    registry = library()
+    declaration = registry.find(kind, name)
+    graph = probed(declaration, registry) if declaration is not None else None
+    if graph is None or graph.workers:
+        pytest.skip("no rule of one process can be made of it alone")
+    program = driver.program(graph)
+    plan = program.plan((True,) * len(program.conditions.names))
+    computing = [p for p in plan.phases if isinstance(p, Compute) and p.space]
+    if any(p.mode != "kernel" for p in computing):
+        pytest.skip("it has matrix phases")
+    if any(isinstance(p, Evaluate) and p.when for p in plan.phases):
+        pytest.skip("its passes wait for a condition, so that an evaluation may be saved")
+    if any(isinstance(p, Call | Loop) and p.name.partition("_")[0] in OTHERS for p in plan.phases):
+        pytest.skip("it has loops, or workers that meet")
+    assert by_leaf(program, plan) == cost(graph).least
+
+
+OTHERS = ("loop", "mix", "workers")
 
 
 def parameters() -> list[torch.nn.Parameter]:

@@ -15,9 +15,10 @@ from torch import Tensor
 import optc
 from optc.compiler.check import check
 from optc.compiler.interpret import Interpreter, Tensors, together
+from optc.compiler.networks import rows_of, unfit
 from optc.compiler.parse import parse
 from optc.compiler.source import CompileError, Source
-from optc.compiler.workers import SEEDS, mix, rows_of, unfit
+from optc.compiler.workers import SEEDS, mix
 from optc.plugins.registry import library
 from optc.runtime.random import draw
 
