@@ -116,6 +116,8 @@ def expression(op: Op) -> str:
         text = "not (g < w)"
     elif op.name == "where":
         text = "where(g < w, g, w)"
+    elif op.name == "copy":
+        text = "g"  # a slot that is given a gradient
     elif op.symbol:
         text = f"g {op.symbol} w" if op.arity == 2 else f"{op.symbol}g"
     else:
