@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from .ir import Node
+from .networks import unfit
 from .scope import Arguments, AxisName, Context, Function, Mixing, Scope, as_node, constant
 from .source import Span
 from .types import DATA, MODEL, REACHES, Axis, Type, coarser_or_equal, union
@@ -678,12 +679,10 @@ def _matrix(ctx: Context, given: Any, span: Span) -> Mixing:
     if not flat or len(numbers) != len(rows) or any(x is None for x in flat):
         known = "ring(1 / 3), complete, star, or rows like ((0.5, 0.5), (0.5, 0.5))"
         ctx.error("E316", "these are no mixing weights", span, f"weights are {known}")
-    from .workers import unfit  # here, since it loads torch and checking a rule does not
-
-    wrong = unfit(numbers)  # type: ignore[arg-type]
-    if wrong:
+    matrix = tuple(tuple(float(x or 0) for x in row) for row in numbers)
+    if wrong := unfit(matrix):
         ctx.error("E316", f"the mixing matrix {wrong}", span)
-    return Mixing(("matrix", tuple(tuple(float(x or 0) for x in row) for row in numbers)))
+    return Mixing(("matrix", matrix))
 
 
 def _among(ctx: Context, what: str, span: Span) -> None:

@@ -141,7 +141,7 @@ def _touches(read: str, slot: str) -> bool:
 
 
 def _last_reader(phases: list[Any], slot: str) -> int:
-    """The last phase that reads a slot's old version; a rest reads what its phase has not written."""
+    """The last phase that reads a slot's old version; a rest reads what is not written yet."""
     return max(
         (
             i

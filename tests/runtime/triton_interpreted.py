@@ -104,7 +104,7 @@ LOOSE = {"pow": 1e-13}
 """Relative errors in float64; all others are within 2e-15."""
 
 
-NAMED_OPS = [name for name in OPS if name not in ("f16", "dither_bf16", "dither_f16")]
+NAMED_OPS = [name for name in OPS if name not in ("copy", "f16", "dither_bf16", "dither_f16")]
 """Those that a rule can write; the others come with a schedule."""
 
 
@@ -116,8 +116,6 @@ def expression(op: Op) -> str:
         text = "not (g < w)"
     elif op.name == "where":
         text = "where(g < w, g, w)"
-    elif op.name == "copy":
-        text = "g"  # a slot that is given a gradient
     elif op.symbol:
         text = f"g {op.symbol} w" if op.arity == 2 else f"{op.symbol}g"
     else:
