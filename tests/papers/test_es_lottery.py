@@ -22,10 +22,12 @@ RULE = """rule snes(popsize = 4, sigma_init = 0.5):
 """
 PRUNED = """rule lottery(rounds = 10):
     loss main
-    loss = p -> main(w = prune.mask * p)
+    state kept = ones(w), first = w
+    loss = p -> main(w = kept * p)
     estimate snes_step(popsize = 32, sigma_init = 0.3, restart = rounds) as es
     step 1
-    project signal_to_noise_prune(sigma = es.sigma, every = rounds, keep_ratio = 0.5) as prune
+    project signal_to_noise_prune(es.sigma, first, every = rounds, keep_ratio = 0.5) as prune
+    kept <- prune.mask
 """
 
 
