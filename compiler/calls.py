@@ -216,6 +216,7 @@ def run(
         path=made.path + "." if declaration.kind != "function" else made.path,
         target=scope.target,
         in_primitive=True,
+        turns=tuple(ctx.turns),
     )
     inner.block = inner
     previous = previous or {}

@@ -23,6 +23,7 @@ from .scope import (
     as_node,
     constant,
 )
+from .source import Span
 from .types import DATA, REACHES, Axis, Type
 
 
@@ -82,7 +83,8 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     if name in CLOCKS:
         reach = CLOCKS[name]
         type = Type(reach, (), domain if reach == "tensor" else "")
-        return graph.add("clock", type=type, known=1, span=expr.span, which=name, scope=domain)
+        clock = graph.add("clock", type=type, known=1, span=expr.span, which=name, scope=domain)
+        return clock if name != "t" or not scope.turns else turns_of(ctx, scope, clock, expr.span)
     if name in INPUTS:
         graph.inputs.setdefault(name, Type())
         return graph.add("input", type=Type(), known=1, span=expr.span, name=name)
@@ -115,6 +117,31 @@ def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     if axis is not None:
         return AxisName(axis)
     return _unknown(ctx, scope, expr)
+
+
+def turns_of(ctx: Context, scope: Scope, clock: Node, span: Span) -> Node:
+    """`t` of a primitive that is called in a loop: how often it was, this turn included.
+
+    Where every loop around the call turns a known number of times it follows from the step's t;
+    else the primitive keeps count itself.
+    """
+    one = ctx.graph.const(1)
+    if all(turn.count is not None for turn in scope.turns):
+        before = ctx.map("sub", clock, one, span=span)
+        for turn in scope.turns:
+            passed = ctx.map("mul", before, ctx.graph.const(turn.count or 0), span=span)
+            before = ctx.map("add", passed, turn.index, span=span)
+        return ctx.map("add", before, one, span=span)
+    path = f"{scope.path}turns"
+    if path not in ctx.counted:
+        if path not in ctx.graph.slots:
+            ctx.declare(path, "state", clock.type, ctx.graph.const(0.0), span)
+        elif path not in ctx.flow:
+            ctx.flow[path] = ctx.flow_of(path)
+        count = ctx.map("add", ctx.flow[path], one, span=span)
+        ctx.flow[path] = ctx.counted[path] = ctx.expand(count, clock.type, span)
+        ctx.writes += 1
+    return ctx.counted[path]
 
 
 def criterion(ctx: Context) -> Function:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from .ir import Graph, Node, asks, inputs_of
+from .ir import Graph, Node, asks, inputs_of, postorder
 
 FLOAT32 = 4
 """Bytes of one cell."""
@@ -92,6 +92,17 @@ def worth_storing(graph: Graph) -> set[Node]:
     return found
 
 
+def handed_over(graph: Graph) -> set[Node]:
+    """Points and vectors that the loop is given; a slot that is to hold one gets a copy."""
+    return {
+        i
+        for n in postorder(graph.roots())
+        if n.op == "evaluate" or n.op in ASKS
+        for i in n.inputs
+        if plain(i) and i.kind == "map"
+    }
+
+
 def plain(node: Node) -> bool:
     """Whether a value is one number a cell."""
     return node.type.kind == "array" and node.type.reach == "element" and not node.type.axes
@@ -124,6 +135,13 @@ class _Sheet:
                 width = self.widths.get(slot, FLOAT32)
                 self.wide[new] = max(width, self.wide.get(new, 0))
                 self.ends_in[slot] = new
+        given = handed_over(self.graph)
+        for slot, node in list(self.ends_in.items()):
+            if node in given:
+                copied = self.graph.add("copy", node, type=node.type)
+                self.place(copied)
+                self.wide[copied] = self.widths.get(slot, FLOAT32)
+                self.ends_in[slot] = copied
         others = [e.when for e in self.graph.outcomes] + list(self.graph.metrics.values())
         for n in self.below(others):
             self.place(n)

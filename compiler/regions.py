@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import syntax as s
 from .expressions import node
 from .ir import Domain, Node, Region, substitute
-from .scope import POISON, Context, Scope, SlotRef, agreed, constant
+from .scope import POISON, Context, Scope, SlotRef, Turn, agreed, constant
 from .source import Span
 from .types import MODEL, Type, coarser_or_equal, union
 
@@ -118,7 +119,6 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
         return _unroll(ctx, scope, statement, block, int(n))
     before, paths = dict(ctx.flow), set(ctx.paths)
-    ctx.turning += 1
     first = _turn(ctx, scope, statement, block, before)
     # slots of steps inside the body are carried like those that stand above
     start = {**before, **{p: ctx.flow_of(p) for p in ctx.graph.slots if p not in before}}
@@ -135,7 +135,6 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     start.update(widened)
     ctx.paths = set(paths)
     parameters, ends, index, until = _turn(ctx, scope, statement, block, start)
-    ctx.turning -= 1
     changed = [k for k in parameters if ends[k] is not parameters[k]]
     unchanged = {parameters[k]: start[k] for k in parameters if k not in changed}
     table = substitute(
@@ -163,18 +162,30 @@ def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: in
 
     A direction that a turn begins ends with it, as in a loop that stays one.
     """
-    ctx.turning += 1
     paths, before = set(ctx.paths), set(ctx.flow)
     for i in range(n):
         inner = scope.child()
+        index = ctx.graph.const(i, statement.span)
         if statement.index:
-            inner.names[statement.index] = ctx.graph.const(i, statement.span)
+            inner.names[statement.index] = index
         if i:
             ctx.paths = set(paths)
-        block(ctx, inner, statement.body)
+        with turn(ctx, Turn(index, n)):
+            block(ctx, inner, statement.body)
         for key in [k for k in ctx.flow if k.endswith("#d") and k not in before]:
             del ctx.flow[key]
-    ctx.turning -= 1
+
+
+@contextmanager
+def turn(ctx: Context, one: Turn) -> Iterator[None]:
+    """While a turn of a loop is read: steps inside count it."""
+    ctx.turns.append(one)
+    counted, ctx.counted = ctx.counted, {}
+    try:
+        yield
+    finally:
+        ctx.turns.pop()
+        ctx.counted = counted
 
 
 def _wider(a: Type, b: Type) -> Type:
@@ -205,7 +216,9 @@ def _turn(
     if statement.until is not None:
         condition = node(ctx, inner, statement.until, "a condition")
         until = agreed(ctx, condition, statement.until.span)
-    block(ctx, inner, statement.body)
+    count = constant(node(ctx, scope, statement.count, "a count")) if until is None else None
+    with turn(ctx, Turn(index, int(count) if count is not None else None)):
+        block(ctx, inner, statement.body)
     ctx.loops.pop()
     ends = {k: v for k, v in ctx.flow.items() if k in parameters}
     ctx.flow = dict(start)

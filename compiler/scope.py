@@ -77,9 +77,20 @@ POISON = object()
 """The value of a name whose statement was wrong: using it stops without a second message."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a loop that is being read: which one, and of how many (None: only a run tells)."""
+
+    index: Node
+    count: int | None
+
+
 @dataclass
 class Scope:
-    """Names of one block; looked up outwards."""
+    """Names of one block; looked up outwards.
+
+    `turns` are those of the loops in which the primitive at hand was called.
+    """
 
     parent: Scope | None = None
     names: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +98,7 @@ class Scope:
     target: str = "w"
     in_primitive: bool = False
     block: Scope | None = None
+    turns: tuple[Turn, ...] = ()
 
     def child(self, **more: Any) -> Scope:
         return Scope(
@@ -97,6 +109,7 @@ class Scope:
                 "target": self.target,
                 "in_primitive": self.in_primitive,
                 "block": self.block,
+                "turns": self.turns,
                 **more,
             },
         )
@@ -143,7 +156,8 @@ class Context:
     depth: int = 0
     writes: int = 0
     statements: int = 0
-    turning: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    counted: dict[str, Node] = field(default_factory=dict)
     externs: dict[str, Function] = field(default_factory=dict)
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> NoReturn:

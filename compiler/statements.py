@@ -229,7 +229,7 @@ def _declare(ctx: Context, scope: Scope, statement: s.Declare) -> None:
 
 def _state(ctx: Context, scope: Scope, slot: s.Slot) -> None:
     path = scope.path + slot.name
-    if ctx.turning and path in ctx.flow and path in ctx.graph.slots:
+    if ctx.turns and path in ctx.flow and path in ctx.graph.slots:
         scope.names[slot.name] = SlotRef(path)  # a turn of a loop after the first
         return
     init, type = _initial(ctx, scope, slot, "state")

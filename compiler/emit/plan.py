@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir import Graph, Node, asks
-from ..least import ASKS, company, plain, worth_storing
+from ..least import ASKS, company, handed_over, plain, worth_storing
 from ..program import Compute, Evaluate, Loop, Output, Plan, Rest
 from .host import host_module
 from .lower import Lowering
@@ -19,8 +19,9 @@ from .lower import Lowering
 
 def plan(graph: Graph) -> Plan:
     """Lower a graph; kernel writes move to later phases until no old version is read after them."""
+    given = handed_over(graph)
     writes = {
-        key: _computed(graph, s, node)
+        key: _computed(graph, s, node, given)
         for s, n in graph.writes.items()
         for key, node in parts(s, n).items()
         if not _stays(graph, s, node)
@@ -81,10 +82,10 @@ def _last_reads(made: Plan) -> list[tuple[str, ...]]:
     return result[::-1]
 
 
-def _computed(graph: Graph, slot: str, node: Node) -> Node:
+def _computed(graph: Graph, slot: str, node: Node, given: set[Node]) -> Node:
     """What is written as something that a kernel can write in the pass at hand."""
-    given = node.op == "read" and node["slot"] != slot or node.op in ASKS
-    return graph.add("copy", node, type=node.type) if given and plain(node) else node
+    there = node.op == "read" and node["slot"] != slot or node.op in ASKS or node in given
+    return graph.add("copy", node, type=node.type) if there and plain(node) else node
 
 
 def _stays(graph: Graph, slot: str, node: Node) -> bool:
