@@ -48,6 +48,9 @@ class Objective(Loop):
                 reverse, or `finite` differences of gradients.
     memory      bytes that the gradients of one chunk of examples may take.
     promises    seed=, stats=, sync=, in_place=: see `parallel.Guard`.
+
+    Of several losses each has the gradient zero by a tensor that it does not use; where there is
+    one loss, such a tensor has none, and the rule passes it over.
     """
 
     level = "objective"
@@ -88,6 +91,7 @@ class Objective(Loop):
             within = modules_of(self.default)
         self.guard = Guard(params, [*within, *modules], seed, stats, sync, in_place)
         self.sharded = any(type(p) not in (Tensor, torch.nn.Parameter) for p in self._all())
+        self.several = False
         self.name, self.turn, self.begun, self.works = "", 0, False, dict[str, bool]()
 
     def _all(self) -> list[Tensor]:
@@ -193,6 +197,11 @@ class Objective(Loop):
             if self.found_inf is None:
                 self.found_inf = torch.zeros((), dtype=torch.float32, device=scale.device)
             unscale(found, scale, self.found_inf)
+        if self.several:
+            found = [
+                p.new_zeros((*f.shape, *p.shape)) if g is None else g
+                for g, p in zip(found, live, strict=True)
+            ]
         rest = iter(found)
         return [next(rest) if p.requires_grad else None for p in params]
 

@@ -151,8 +151,8 @@ class Optimizer(torch.optim.Optimizer):
     ) -> Optimizer:
         """Tell the rule how to evaluate its losses at any point: see `runtime.loops.Objective`."""
         layout = self._arrange()
-        self._bound = Objective(layout.targets(), model=model, objective=objective, **more)
         self._binding = {"model": model, "objective": objective, **more}
+        self._bound = self._objective(layout, self._binding)
         return self
 
     def supply(self, **inputs: Any) -> None:
@@ -188,17 +188,22 @@ class Optimizer(torch.optim.Optimizer):
         """What this step may ask: the richest that the caller offers."""
         bound = self._bound
         if objective is not None:
-            return (bound or Objective(layout.targets())).rebound(objective)
+            return (bound or self._objective(layout, {})).rebound(objective)
         if closure is not None:
             more = bound.for_closure() if bound is not None else {}
             return Closure(layout.targets(), closure, **more)
         return bound if bound is not None else Gradients(layout.targets())
 
+    def _objective(self, layout: Layout, binding: dict[str, Any]) -> Objective:
+        made = Objective(layout.targets(), **binding)
+        made.several = len(self.program.objectives) > 1
+        return made
+
     def _arrange(self) -> Layout:
         if self._layout is None or not self._layout.current(self.param_groups):
             self._layout = Layout(self.program, self.param_groups, parameters=True)
             if self._bound is not None:
-                self._bound = Objective(self._layout.targets(), **self._binding)
+                self._bound = self._objective(self._layout, self._binding)
             self._slots = None
             self._kernels = self._recorded = None
         return self._layout

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+import optc
 from optc.runtime.loops import Closure, Objective
 
 HELD = {"w": None}
@@ -436,3 +437,14 @@ def test_functions_of_the_user_and_what_is_missing():
         detached.evaluate("loss", HELD, batch(), value=True, gradients=("w",))
     with pytest.raises(ValueError, match="Invalid curvature"):
         bound(model, curvature="exact")
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_loss_that_does_not_use_a_tensor_adds_nothing(backend: str) -> None:
+    text = "rule r(lr = 0.1):\n    loss a, b\n    w <- w - lr * (grad[w](a) + grad[w](b))\n"
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    opt = optc.loads(text)(params, backend=backend)
+    opt.bind(objective={"a": lambda: (params[0] + params[1]).sum(), "b": lambda: params[1].sum()})
+    opt.step()
+    torch.testing.assert_close(params[0], torch.full((2,), 0.9))
+    torch.testing.assert_close(params[1], torch.full((2,), 0.8))
