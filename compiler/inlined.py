@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from . import syntax as s
+from .builtins import BUILTINS
 from .calls import supplied
 from .primitive import Declaration, Registry
 
@@ -29,12 +30,14 @@ AMBIENT = frozenset(
 
 @dataclass
 class Inliner:
-    """Replaces the steps of one rule; `taken` are the names that are in use."""
+    """Replaces the steps of one rule; `taken` are the names in use, `own` those that it binds."""
 
     registry: Registry
     local: Mapping[str, Declaration]
     taken: set[str] = field(default_factory=set)
     kept: dict[str, Declaration] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
+    loops: int = 0
 
     def block(self, body: Iterable[s.Statement], directed: bool = False) -> list[s.Statement]:
         """The statements of a block; `directed` says whether `d` has a value above it."""
@@ -68,7 +71,10 @@ class Inliner:
             routed = statement.where is not None or statement.other
             return [replace(statement, body=tuple(self.block(statement.body, directed and routed)))]
         if isinstance(statement, s.Repeat):
-            return [replace(statement, body=tuple(self.block(statement.body, directed)))]
+            self.loops += 1
+            body = tuple(self.block(statement.body, directed))
+            self.loops -= 1
+            return [replace(statement, body=body)]
         if isinstance(statement, s.Every | s.If):
             body = tuple(self.block(statement.body, directed))
             orelse = tuple(self.block(statement.orelse, directed))
@@ -78,7 +84,10 @@ class Inliner:
     def step(self, step: s.Step) -> list[s.Statement]:
         declaration = self.find(step)
         tree = declaration.tree if declaration is not None else None
-        if isinstance(tree, s.Primitive) and _straight(tree) and not _named(step):
+        counts = self.loops and "t" in _names(tree)  # its turns, which a rule's own `t` does not
+        other = {n for n in _names(tree) if n in BUILTINS} & self.own  # `mean`, say, is a slot here
+        plain = isinstance(tree, s.Primitive) and _straight(tree) and not _named(step)
+        if isinstance(tree, s.Primitive) and plain and not counts and not other:
             body, value = self.body(tree, step.call)
             about = f"{tree.kind} {tree.name}: {_first(tree.doc)}"
         elif declaration is None and step.kind == "step":
@@ -135,7 +144,7 @@ class Inliner:
     def fresh(self, name: str, owner: str) -> str:
         """The name itself if nothing else has it, or one with the primitive's name in front."""
         found, n = name, 1
-        while found in self.taken or found in AMBIENT:
+        while found in self.taken or found in AMBIENT or found in BUILTINS:
             found = f"{owner}_{name}" if n == 1 else f"{owner}_{name}_{n}"
             n += 1
         self.taken.add(found)
@@ -146,7 +155,7 @@ def inlined(
     rule: s.Rule, registry: Registry, local: Mapping[str, Declaration] | None = None
 ) -> tuple[s.Rule, list[Declaration]]:
     """The rule with its steps written out, and the primitives that stay as steps."""
-    inliner = Inliner(registry, local or {}, set(_names(rule)))
+    inliner = Inliner(registry, local or {}, set(_names(rule)), own=set(_bound(rule.body)))
     body = tuple(inliner.block(rule.body))
     return replace(rule, body=body), list(inliner.kept.values())
 

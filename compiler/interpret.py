@@ -701,7 +701,11 @@ class _Turn:
         return self.batch
 
     def _data_op(self, node: Node) -> Cells:
-        values = [self.memo[x] for x in node.inputs]
+        memo = [self.memo[x] for x in node.inputs]
+        # an option that the groups agree on
+        values = [
+            v[0] if x.type.reach == "group" else v for x, v in zip(node.inputs, memo, strict=True)
+        ]
         result = self._loop_oracles().data(node.op, values, dict(node.attrs))
         return Mapped(node.type.axes, list(result)) if node.op in ("split", "each") else result
 

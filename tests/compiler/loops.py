@@ -86,7 +86,9 @@ class Autograd:
         """`split` cuts a tensor into parts, `each` into its rows."""
         self.asked[op] += 1
         (batch, *rest) = arguments
-        return list(batch) if op == "each" else list(batch.chunk(int(rest[0]))) if rest else batch
+        if op == "each":
+            return list(batch)
+        return list(batch.chunk(int(rest[0]))) if op == "split" else batch
 
 
 def quadratic(points: Points, data: Any = None) -> Tensor:
