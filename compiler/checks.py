@@ -173,7 +173,9 @@ def _shape(tree: s.Primitive, share: dict[str, torch.Tensor]) -> torch.Tensor:
 def _supply(tree: s.Primitive, name: str, value: torch.Tensor) -> Any:
     """A list as the loop would supply it: one tensor a target, or one for the model."""
     type = next((i.type for i in tree.inputs if i.name == name), None)
-    return value if type is not None and type.reach in ("model", "group") else [value]
+    if type is None or type.reach not in ("model", "group"):
+        return [value]
+    return value.reshape(()) if not type.axes and value.numel() == 1 else value
 
 
 def _without_lists(value: Any, found: dict[str, s.List]) -> Any:

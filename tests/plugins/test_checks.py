@@ -74,3 +74,13 @@ def test_what_is_missing_is_said() -> None:
 
 def test_the_tolerance_is_that_of_the_line() -> None:
     assert found(MEAN, "g = [2.0] gives [1.0001] within 1e-3") == []
+
+
+def test_a_list_of_one_is_the_number_of_an_input_of_the_model() -> None:
+    text = """monitor last(x: model):
+    state seen: model[window(2)] = 0
+    seen[(steps - 1) % 2] <- x
+    return sum(seen, over = window)
+    check steps:
+"""
+    assert found(text, "x = [1.0] gives 1.0", "x = [2.0] gives 3.0") == []
