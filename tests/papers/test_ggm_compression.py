@@ -13,6 +13,7 @@ rule tried():
     metric scale = sum(grad(p -> ggm_rate(y, mu, p, b), a), over = cells)
     metric shape = sum(grad(p -> ggm_rate(y, mu, a, p), b), over = cells)
     metric mean = sum(grad(p -> ggm_rate(y, p, a, b), mu), over = cells)
+    w <- w * 1
 """
 
 
