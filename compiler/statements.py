@@ -153,7 +153,7 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     if value.type.reach == "group" and old.type.reach == "model":
         value = agreed(ctx, value, span)
     variable = key not in ctx.slot_of and not key.endswith("#d")
-    if variable and old.type != value.type and ctx.fits(old.type, value.type):
+    if variable and ctx.fits(old.type, value.type) and not ctx.fits(value.type, old.type):
         ctx.flow[key] = value  # a var takes the finer type
     elif not key.endswith("#d") and not ctx.fits(value.type, old.type):
         ctx.error(

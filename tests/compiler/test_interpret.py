@@ -291,6 +291,16 @@ def test_a_loop_stops_where_its_condition_holds() -> None:
     assert w_of(run) == 128
 
 
+def test_a_loop_may_write_axes_in_another_order() -> None:
+    body = """x = grid(a, 1, 3, 3)
+y = grid(b, 1, 1, 3)
+var P = x * y
+repeat 1:
+    P <- y * P
+w <- sum(sum(P, over = b) * x, over = a)"""
+    assert w_of(after(body)) == 42
+
+
 def test_cells_whose_condition_holds_are_frozen() -> None:
     text = RULE + "    var a = w\n    repeat 90 until a > 3:\n        a <- a + 1\n    w <- a\n"
     run = machine(text)
