@@ -295,7 +295,7 @@ def test_a_loop_may_write_axes_in_another_order() -> None:
     body = """x = grid(a, 1, 3, 3)
 y = grid(b, 1, 1, 3)
 var P = x * y
-repeat 1:
+repeat 2 until sum(P, over = (a, b)) > 100:
     P <- y * P
 w <- sum(sum(P, over = b) * x, over = a)"""
     assert w_of(after(body)) == 42
