@@ -87,8 +87,9 @@ def arrange(x: Any, places: Sequence[int], axes: int, like: Tensor | None, fine:
     """Permute the leading axes of x to `places` (-1: a new one of size 1), keep the cells behind.
 
     `like` is given where the result has cells; a coarse x gets a 1 for each of their dimensions.
+    A single number stays one: with dimensions a double would make what it meets double.
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) or not x.dim():
         return x
     cells = like.dim() if like is not None else 0
     present = [p for p in places if p >= 0]

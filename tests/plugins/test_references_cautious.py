@@ -63,5 +63,5 @@ def test_bfloat16_parameters_follow_the_exact_ones() -> None:
     assert 0.004 < far < 0.006
     assert (1 - small.detach().float().mean() - far).abs() < 0.05 * far
     assert (lost == 1).all()
-    mean = optimizers[1][1].state[small]["mean"]
+    mean = optimizers[1][1].state[small]["average"]
     assert mean.dtype == torch.float32 and 0 < 1 - mean.mean() < far
