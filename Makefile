@@ -1,6 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+RULES := adamw sgd cautious_adamw muon_adamw sam_adamw psgd
 
 .PHONY: demo test check bench lint format types layers
 demo: .venv/ready
@@ -19,7 +20,8 @@ types: .venv/ready
 layers: .venv/ready
 	$(BIN)/lint-imports
 bench: .venv/ready
-	$(BIN)/optc bench examples/adamw.opt
+	mkdir -p docs
+	$(BIN)/optc bench $(RULES:%=examples/%.opt) --compile --out docs/benchmark.md
 
 # The link lets mypy and pyright follow an editable package whose root is the repository.
 .venv/ready: pyproject.toml $(CONSTRAINTS)

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from .goals import findings
+
 Report = dict[str, Any]
-LIBRARIES = ("torch-optimi", "pytorch-optimizer", "heavyball")
+LIBRARIES = ("torch-optimi", "pytorch-optimizer", "heavyball", "psgd-torch")
 
 
 def machine(device: str) -> Report:
@@ -66,12 +68,16 @@ def page(report: Report, picture: str = "") -> str:
     """All tables, as markdown."""
     rules = report["rules"]
     parts = ["# Benchmark", _description(report)]
+    parts += ["## Goals", GOALS, _goals(rules)]
     if picture:
         parts.append(f"![ratios of step times]({picture})")
     if any("sets" in r for r in rules):
         parts += ["## Step time", STEPS.format(rounds=report["rounds"]), _steps(rules)]
         parts += [_failures(rules)]
         parts += ["## Bytes, launches, recompiles", BYTES, _bytes(rules)]
+    if any("model" in r for r in rules):
+        parts += ["## On a model", MODEL, _models(rules)]
+        parts += [_model_failures(rules)]
     if any("compile" in r for r in rules):
         parts += ["## From text to the first step", COMPILE, _compile(rules)]
     if any("memory" in r for r in rules):
@@ -79,23 +85,32 @@ def page(report: Report, picture: str = "") -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+GOALS = """Each goal against the worst of what it was measured on, from the figures below."""
 STEPS = """The step of optc over the step of the other, of the same round, all in one process in \
 turns:
 the median of {rounds} rounds (first to third quartile), and the fastest step of one over the
 fastest of the other. Below 1, optc is faster. A closure's own time (SAM's two gradients) is
-left out."""
+left out. torch.compile and the compiled HeavyBall are measured on the set `block` only, since each
+takes minutes to compile; their first step is told below."""
 BYTES = """Bytes that the element-wise phases read and write, counted from the emitted phases; the
-share of the bandwidth of a plain copy in the same rounds (first to third quartile). A copy is
-counted as 8 bytes an element, and moves 12 where the processor reads a line before it writes it;
-an update has read its lines anyway, so up to 1.5 is possible. Kernel calls in a step; kernels
-built while every fraction among the options moved twice."""
+bandwidth as a share of that of a kernel with the same streams and no arithmetic to speak of, one
+long buffer a stream, in the same rounds (first to third quartile); and as a share of a plain
+copy's. A copy is counted as 8 bytes an element, and moves 12 where the processor reads a line
+before it writes it; an update has read its lines anyway, so up to 1.5 is possible. Kernel calls in
+a step; kernels built while every fraction among the options moved twice."""
+MODEL = """Whole steps on a decoder like GPT-2, its gradients included, by the machine's turns as \
+above.
+Beyond two: the step less two plain gradients (forward and backward) of the same round, over these.
+Own: the step less what its closure took, over that. Second derivatives are no two gradients, so a
+rule with curvature has no meaningful share; look at its ratios."""
 COMPILE = """Seconds from reading the text to the end of the first step, in a fresh process; what \
 torch
 imports for an optimizer of its own is left out. Cold: nothing is cached. Warm: a second start. The
 second step says how much of the first is the step itself; the tensors are matrices of 42 x 50."""
 MEMORY = """The peak of a fresh process over three steps, above what it held before the optimizer \
 was
-made, in multiples of the parameters; AdamW's own state is 2.00."""
+made, in multiples of the parameters; AdamW's own state is 2.00, or 4.00 of parameters in
+bfloat16. What a library loads on its first step on a small set is left out."""
 
 
 def _description(report: Report) -> str:
@@ -107,9 +122,7 @@ def _description(report: Report) -> str:
     ]
     if m["libraries"]:
         words.append(", ".join(f"{k} {v}" for k, v in m["libraries"].items()) + ".")
-    words.append(
-        f"The load was {m['load']} processes over five minutes at the end, its own included."
-    )
+    words.append(f"The load was {m['load']} processes in the five minutes before it began.")
     return "\n".join([*words, *([report["note"]] if report["note"] else [])])
 
 
@@ -147,24 +160,66 @@ def _failures(rules: list[Report]) -> str:
         for rule, name, found in _each(rules)
         for other, why in found["failed"].items()
     }
+    lines |= {
+        f"- {other} took {found['first_s'][other]:.0f} s to its first step of {rule} on {name}."
+        for rule, name, found in _each(rules)
+        for other in ("torch.compile", "HeavyBall")
+        if other in found["first_s"]
+    }
     return "\n".join(sorted(lines))
+
+
+def _goals(rules: list[Report]) -> str:
+    rows = []
+    for f in findings(rules):
+        value = "not measured" if f.value is None else f"**{f.value:.3g}**"
+        rows.append([f.goal, f.bound, value, {None: "", True: "met", False: "missed"}[f.met]])
+        rows[-1].append(f.where)
+    return _table(["goal", "bound", "worst measured", "", "on"], rows)
+
+
+def _models(rules: list[Report]) -> str:
+    rows = []
+    for rule in rules:
+        if not (found := rule.get("model")):
+            continue
+        for name, ms in found["ms"].items():
+            more, ratio = found["overhead"].get(name), found["ratios"].get(name)
+            own = found["own"] if name == "optc" else None
+            rows.append(
+                [rule["rule"], f"{found['model']}; {found['elements'] / 1e6:.3g} M", name]
+                + [f"{ms:.4g}", f"**{ratio['median']:.2f}**" if ratio else ""]
+                + [f"{100 * x['median']:.1f} %" if x else "" for x in (more, own)]
+            )
+    return _table(["rule", "model", "optimizer", "ms", "optc over it", "beyond two", "own"], rows)
+
+
+def _model_failures(rules: list[Report]) -> str:
+    return "\n".join(
+        f"- {other} did not run {rule['rule']} on the model: {why}"
+        for rule in rules
+        for other, why in rule.get("model", {}).get("failed", {}).items()
+    )
 
 
 def _bytes(rules: list[Report]) -> str:
     rows = []
     for rule, name, found in _each(rules):
-        size, share = found["bytes_a_parameter"], found["of_copy"]
+        size, share, roof = found["bytes_a_parameter"], found["of_copy"], found["of_roof"]
         rows.append(
             [rule, name]
             + ["has matrix phases" if size is None else f"{size:.3g}"]
             + [
+                f"**{roof['median']:.2f}** ({roof['low']:.2f} to {roof['high']:.2f})"
+                if roof
+                else "",
                 "" if share is None else f"{share:.2f}",
                 "{0:.1f} to {2:.1f}".format(*found["copy_gb_s"]),
             ]
             + [found["launches"] if found["launches"] is not None else "none", found["rebuilds"]]
         )
-    head = ["rule", "set", "bytes a parameter", "of the copy", "copy, GB/s", "launches"]
-    return _table([*head, "recompiles"], rows)
+    head = ["rule", "set", "bytes a parameter", "of the same streams", "of the copy"]
+    return _table([*head, "copy, GB/s", "launches", "recompiles"], rows)
 
 
 def _compile(rules: list[Report]) -> str:
@@ -182,12 +237,18 @@ def _compile(rules: list[Report]) -> str:
 
 
 def _memory(rules: list[Report]) -> str:
+    measured = [(rule["rule"], rule["memory"]) for rule in rules if "memory" in rule]
+    names = list(dict.fromkeys(name for _, found in measured for name in found["peaks"]))
     rows = []
-    for rule in rules:
-        if found := rule.get("memory"):
-            names = ("optc", "torch fused", "torch foreach")
-            rows.append([rule["rule"], found["set"], *(f"{found[n]:.2f}" for n in names)])
-    return _table(["rule", "set", "optc", "torch fused", "torch foreach"], rows)
+    for rule, found in measured:
+        cells = [f"{found['peaks'][n]:.2f}" if n in found["peaks"] else "" for n in names]
+        rows.append([rule, found["set"], *cells])
+    failed = [
+        f"- {other} did not run {rule}: {why}"
+        for rule, found in measured
+        for other, why in found["failed"].items()
+    ]
+    return "\n\n".join(filter(None, [_table(["rule", "set", *names], rows), "\n".join(failed)]))
 
 
 def plot(report: Report, path: Path) -> bool:
@@ -198,6 +259,10 @@ def plot(report: Report, path: Path) -> bool:
         (f"{rule}, {name}, {other}", r["median"], r["low"], r["high"])
         for rule, name, found in _each(report["rules"])
         for other, r in found["ratios"].items()
+    ] + [
+        (f"{rule['rule']}, model, {other}", r["median"], r["low"], r["high"])
+        for rule in report["rules"]
+        for other, r in rule.get("model", {}).get("ratios", {}).items()
     ]
     if not bars:
         return False

@@ -1,39 +1,40 @@
-"""Measures a rule: turns in one process for the step, fresh processes for compile and memory."""
+"""Measures the step of a rule against peers, a copy and a roof: in turns, in one process."""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from .peers import ADAMW, OPTIONS, peers
-from .sets import SETS, Shapes, Tensors, scaled
+from .kinds import KINDS
+from .model import on_a_model
+from .peers import Trained, peers
+from .roof import roof
+from .sets import Shapes, Tensors
 
 COPY = 1 << 25
 """Elements of the copy that the bandwidth is measured by: far beyond the caches."""
-PROBE = "import sys; from optc.bench.measure import probe; probe(sys.argv[1])"
 Report = dict[str, Any]
 
 
 # The step ---------------------------------------------------------------------------------
 
 
-def ours(spec: str, tensors: Tensors, options: Mapping[str, Any]) -> tuple[Any, Callable[[], Any]]:
+def ours(
+    spec: str, tensors: Trained, options: Mapping[str, Any], schedule: str = ""
+) -> tuple[Any, Callable[[], Any]]:
     """The optimizer of a rule, and its step."""
     import optc
 
-    optimizer = optc.load(spec)(tensors.named(), **options)
-    if optimizer.program.level == "gradients":
+    optimizer = optc.load(spec, schedule=schedule)(tensors.named(), **options)
+    level = optimizer.program.level
+    if level == "gradients":
+        return optimizer, optimizer.step
+    if level == "objective":
+        optimizer.bind(objective=tensors.objective)
         return optimizer, optimizer.step
     return optimizer, lambda: optimizer.step(tensors.give)
 
@@ -46,26 +47,36 @@ def steps(
     device: str = "cpu",
     rounds: int = 15,
     compiled: bool = False,
+    schedule: str = "",
 ) -> Report:
-    """The rule, its peers and a plain copy in turns; ratios are of the same round."""
-    closures = kind == "sam_adamw"
-    mine = Tensors(shapes, device, closures)
-    optimizer, step = ours(spec, mine, options)
+    """The rule, its peers, a plain copy and a roof in turns; ratios are of the same round."""
+
+    def fresh() -> Tensors:
+        return Tensors(shapes, device, KINDS[kind].closures, KINDS[kind].dtype)
+
+    mine = fresh()
+    optimizer, step = ours(spec, mine, options, schedule)
     source = torch.zeros(COPY, device=device)
     target = torch.empty_like(source)
     runs = {"optc": _timer(step, mine), "copy": _timer(lambda: target.copy_(source), mine)}
+    first: dict[str, float] = {"optc": runs["optc"]()}
+    traffic = _traffic(optimizer)
+    streams = roof(optimizer, device) if traffic["bytes"] else None
+    if streams is not None:
+        runs["roof"] = _timer(streams, mine)
     failed: dict[str, str] = {}
-    first: dict[str, float] = {}
     for name, build in peers(kind, compiled).items():
-        theirs = Tensors(shapes, device, closures)
+        theirs = fresh()
         try:
+            start = perf_counter()
             runs[name] = _timer(build(theirs), theirs)
-            first[name] = runs[name]()
+            runs[name]()
+            first[name] = perf_counter() - start
         except Exception as error:  # a library may fail in any way: that is a finding
             runs.pop(name, None)
             failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
     times = race(runs, rounds)
-    copied = times.pop("copy")
+    copied, roofed = times.pop("copy"), times.pop("roof", None)
     found: Report = {
         "tensors": len(shapes),
         "elements": mine.elements,
@@ -74,16 +85,34 @@ def steps(
         "first_s": first,
         "failed": failed,
         "copy_gb_s": [8e-9 * COPY / t for t in reversed(quantiles(copied, n=4))],
-        **_traffic(optimizer),
+        **traffic,
         "launches": _launches(optimizer),
         "rebuilds": _rebuilds(optimizer, step),
     }
+    found["of_roof"] = _ratio(roofed, times["optc"]) if roofed else None
     found["of_copy"] = None
     if found["bytes"]:
         pairs = zip(times["optc"], copied, strict=True)
         rates = [found["bytes"] / t / (8 * COPY / c) for t, c in pairs]
         found["of_copy"] = median(rates)
     return found
+
+
+def real_steps(
+    spec: str,
+    kind: str,
+    options: Mapping[str, Any],
+    device: str,
+    rounds: int,
+    small: bool,
+    schedule: str = "",
+) -> Report:
+    """Whole steps on a model, its gradients included."""
+
+    def mine(training: Trained) -> tuple[Any, Callable[[], Any]]:
+        return ours(spec, training, options, schedule)
+
+    return on_a_model(kind, mine, peers(kind), race, device, rounds, small)
 
 
 def race(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -169,107 +198,6 @@ def _moved(value: Any, factor: float) -> Any:
     return value * factor if isinstance(value, float) else value
 
 
-# Fresh processes --------------------------------------------------------------------------
-
-
-def compile_times(spec: str, options: Mapping[str, Any], device: str, repeats: int) -> Report:
-    """Seconds from the text to the end of the first step: cold, warm, and with more tensors."""
-    found: dict[str, list[Report]] = {"cold 10": [], "cold 1000": [], "warm 10": []}
-    for _ in range(repeats):
-        for tensors in (1000, 10):
-            with tempfile.TemporaryDirectory() as folder:
-                for start in ("cold", "warm")[: 1 + (tensors == 10)]:
-                    task = {"what": "compile", "spec": spec, "options": options, "device": device}
-                    answer = _ask({**task, "tensors": tensors}, folder)
-                    found[f"{start} {tensors}"].append(answer)
-    result: Report = {k: median(a["seconds"] for a in v) for k, v in found.items()}
-    result["second step"] = {k: median(a["second"] for a in v) for k, v in found.items()}
-    result["builds"] = {k: v[-1]["builds"] for k, v in found.items()}
-    return result
-
-
-def memory(
-    spec: str, kind: str, options: Mapping[str, Any], device: str, of: str, scale: float
-) -> Report:
-    """The peak over what was there before the optimizer was, as multiples of the parameters."""
-    result: Report = {"set": of}
-    for name in ("optc", "torch fused", "torch foreach"):
-        task = {"what": "memory", "spec": spec, "kind": kind, "options": options, "of": of}
-        with tempfile.TemporaryDirectory() as folder:
-            answer = _ask({**task, "name": name, "scale": scale, "device": device}, folder)
-        result[name] = answer["peak"]
-    return result
-
-
-def _ask(task: Report, cache: str) -> Report:
-    """A fresh process with a cache of its own."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROBE, json.dumps(task)],
-        env={**os.environ, "OPTC_CACHE_DIR": cache},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    answer: Report = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def probe(text: str) -> None:
-    """What a fresh process does: print the answer to one task."""
-    task: Report = json.loads(text)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in task["options"].items()}
-    # Whatever torch itself imports for the first optimizer is torch's import.
-    warm = Tensors(SETS["tiny"](), task["device"])
-    torch.optim.AdamW(warm.parameters, **ADAMW).step()
-    print(json.dumps({"compile": _first_step, "memory": _peak}[task["what"]](task, options)))
-
-
-def _first_step(task: Report, options: Report) -> Report:
-    shapes = {f"hidden{i}": (42, 50) for i in range(task["tensors"])}
-    tensors = Tensors(shapes, task["device"], True)
-    start = perf_counter()
-    step = ours(task["spec"], tensors, options)[1]
-    times = []
-    for _ in range(2):
-        step()
-        if task["device"].startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(perf_counter() - start)
-    from optc.runtime import native
-
-    return {"seconds": times[0], "second": times[1] - times[0], "builds": native.builds}
-
-
-def _peak(task: Report, options: Report) -> Report:
-    def build(tensors: Tensors) -> Callable[[], Any]:
-        if task["name"] == "optc":
-            return ours(task["spec"], tensors, options)[1]
-        return peers(task["kind"])[task["name"]](tensors)
-
-    device = task["device"]
-    build(Tensors(SETS["tiny"](), device, True))()  # code is loaded before the measure begins
-    tensors = Tensors(scaled(SETS[task["of"]](), task["scale"]), device, True)
-    before = _resident(device, now=True)
-    step = build(tensors)
-    for _ in range(3):
-        step()
-    return {"peak": (_resident(device) - before) / (4 * tensors.elements)}
-
-
-def _resident(device: str, now: bool = False) -> int:
-    """Bytes: what is held now, or the most that was ever held."""
-    if device.startswith("cuda"):
-        return torch.cuda.memory_allocated() if now else torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says began with the parent's peak
-        if now:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(lines["VmRSS" if now else "VmHWM"].split()[0])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
-
-
 # What a rule is ----------------------------------------------------------------------------
 
 
@@ -285,4 +213,4 @@ def options_of(spec: str, kind: str, given: Mapping[str, Any]) -> Report:
     import optc
 
     known = optc.compile(spec).options
-    return {k: v for k, v in {**OPTIONS.get(kind, {}), **given}.items() if k in known}
+    return {k: v for k, v in {**KINDS[kind].options, **given}.items() if k in known}

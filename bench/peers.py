@@ -1,48 +1,57 @@
-"""Hand-written optimizers that do what a rule does: torch's own, and libraries where installed."""
+"""Hand-written optimizers that do what a rule does: torch's own, and what one writes with them."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn, optim
 
-from .sets import Tensors
-
 Step = Callable[[], Any]
-Peer = Callable[[Tensors], Step]
-
-KINDS = ("adamw", "sgd", "muon_adamw", "sam_adamw", "clipped_adamw")
-OPTIONS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
-"""What a rule is set to, where it has the option, so that it does what its peers do."""
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+DECAY = 0.999
+"""Of the moving average of the weights."""
+
+
+class Trained(Protocol):
+    """Parameters, and a closure that puts gradients in place and returns the loss."""
+
+    parameters: list[nn.Parameter]
+    inside: float
+
+    def named(self) -> list[tuple[str, nn.Parameter]]: ...
+    def give(self) -> Tensor: ...
+    def objective(self) -> Tensor: ...
+
+
+Peer = Callable[[Trained], Step]
 
 
 def peers(kind: str, compiled: bool = False) -> dict[str, Peer]:
     """The peers of a kind of rule by the name to show; `compiled` adds those that take minutes."""
-    found: dict[str, Peer] = {
+    from .libraries import libraries
+
+    found = torchs(kind)
+    if compiled and "torch foreach" in found:
+        plain = found["torch foreach"]
+        found["torch.compile"] = lambda t: torch.compile(plain(t))
+    return {**found, **libraries(kind, compiled)}
+
+
+def torchs(kind: str) -> dict[str, Peer]:
+    """torch's own: no optimizer there is fused for every kind."""
+    if kind == "psgd":
+        return {}
+    if kind == "cautious_adamw":
+        return {"torch foreach": _cautious}
+    return {
         "torch fused": lambda t: _torch(kind, t, fused=True),
         "torch foreach": lambda t: _torch(kind, t, foreach=True),
     }
-    if compiled:
-        found["torch.compile"] = lambda t: torch.compile(_torch(kind, t, foreach=True))
-    for module, label, build in (
-        ("optimi", "torch-optimi", _optimi),
-        ("pytorch_optimizer", "pytorch_optimizer", _pytorch_optimizer),
-    ):
-        if kind in build and importlib.util.find_spec(module):
-            found[label] = build[kind]
-    if kind in _heavyball and importlib.util.find_spec("heavyball"):
-        found["HeavyBall, eager"] = lambda t: _heavyball[kind](t, None)
-        if compiled:
-            found["HeavyBall"] = lambda t: _heavyball[kind](t, "default")
-    return found
 
 
-def _torch(kind: str, tensors: Tensors, **how: bool) -> Step:
+def _torch(kind: str, tensors: Trained, **how: bool) -> Step:
     ps = tensors.parameters
     if kind == "sgd":
         return optim.SGD(ps, lr=1e-3, momentum=0.9, **how).step
@@ -56,7 +65,7 @@ def _torch(kind: str, tensors: Tensors, **how: bool) -> Step:
     return inner.step
 
 
-def _muon(tensors: Tensors, **how: bool) -> Step:
+def _muon(tensors: Trained, **how: bool) -> Step:
     matrices, others = split(tensors)
     steps = []
     if matrices:
@@ -65,25 +74,25 @@ def _muon(tensors: Tensors, **how: bool) -> Step:
     return lambda: [step() for step in steps]
 
 
-def split(tensors: Tensors) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split(tensors: Trained) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices of the hidden layers, and everything else."""
     hidden = [p.ndim == 2 and "embed" not in n and "head" not in n for n, p in tensors.named()]
     both = list(zip(tensors.parameters, hidden, strict=True))
     return [p for p, inner in both if inner], [p for p, inner in both if not inner]
 
 
-def _sam(tensors: Tensors, inner: optim.Optimizer) -> Step:
+def _sam(tensors: Trained, inner: optim.Optimizer) -> Step:
     """What is commonly written by hand, with torch's operations on lists."""
     ps = tensors.parameters
 
     @torch.no_grad()
     def step() -> None:
-        tensors.give()
+        evaluate(tensors)
         gradients = [p.grad for p in ps if p.grad is not None]
         norm: Tensor = nn.utils.get_total_norm(gradients, foreach=True)
         before = [p.clone() for p in ps]
         torch._foreach_add_(ps, torch._foreach_mul(gradients, 0.05 / (norm + 1e-12)))
-        tensors.give()
+        evaluate(tensors)
         torch._foreach_copy_(ps, before)
         nn.utils.clip_grad_norm_(ps, 1.0, foreach=True)
         inner.step()
@@ -91,60 +100,49 @@ def _sam(tensors: Tensors, inner: optim.Optimizer) -> Step:
     return step
 
 
-def _optimi_of(name: str, options: Mapping[str, Any]) -> Peer:
-    return lambda t: getattr(importlib.import_module("optimi"), name)(t.parameters, **options).step
+def evaluate(tensors: Trained) -> Tensor:
+    """The closure, with gradients on."""
+    with torch.enable_grad():
+        return tensors.give()
 
 
-_optimi: dict[str, Peer] = {
-    "adamw": _optimi_of("AdamW", {**ADAMW, "foreach": True}),
-    "sgd": _optimi_of("SGD", {"lr": 1e-3, "momentum": 0.9, "foreach": True}),
-}
+def _cautious(tensors: Trained) -> Step:
+    """Clipped, cautious AdamW over bfloat16 parameters with a mean of the weights, on lists."""
+    ps = tensors.parameters
+    first, second = ([torch.zeros_like(p, dtype=torch.float32) for p in ps] for _ in range(2))
+    mean = [p.detach().float() for p in ps]
+    lr, (beta1, beta2), decay = ADAMW["lr"], ADAMW["betas"], ADAMW["weight_decay"]
+    turn = 0
 
-
-def _pytorch_optimizer_muon(tensors: Tensors) -> Step:
-    matrices, others = split(tensors)
-    groups = [{"params": others, "use_muon": False}]
-    if matrices:
-        groups.append({"params": matrices, "use_muon": True})
-    return importlib.import_module("pytorch_optimizer").Muon(groups).step
-
-
-def _pytorch_optimizer_sam(tensors: Tensors) -> Step:
-    build = importlib.import_module("pytorch_optimizer").SAM
-    sam = build(tensors.parameters, optim.AdamW, rho=0.05, **ADAMW, fused=True)
-
+    @torch.no_grad()
     def step() -> None:
-        tensors.give()
-        sam.first_step()
-        tensors.give()
-        nn.utils.clip_grad_norm_(tensors.parameters, 1.0, foreach=True)
-        sam.second_step()
+        nonlocal turn
+        turn += 1
+        given = [p.grad for p in ps if p.grad is not None]
+        norm: Tensor = nn.utils.get_total_norm(given, foreach=True)
+        gs = [g.float() for g in given]
+        torch._foreach_mul_(gs, torch.clamp(1 / (norm.float() + 1e-6), max=1.0))
+        torch._foreach_lerp_(first, gs, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gs, gs, 1 - beta2)
+        root = torch._foreach_sqrt(second)
+        torch._foreach_div_(root, (1 - beta2**turn) ** 0.5)
+        torch._foreach_add_(root, ADAMW["eps"])
+        update = torch._foreach_div(first, root)
+        torch._foreach_div_(update, 1 - beta1**turn)
+        agree = [(x > 0).float() for x in torch._foreach_mul(update, gs)]
+        torch._foreach_mul_(update, agree)
+        torch._foreach_div_(update, [a.mean().clamp_(min=1e-3) for a in agree])
+        ws = [p.float() for p in ps]
+        torch._foreach_mul_(ws, 1 - lr * decay)
+        torch._foreach_add_(ws, update, alpha=-lr)
+        torch._foreach_lerp_(mean, ws, 1 - DECAY)
+        torch._foreach_copy_(ps, [by_chance(w) for w in ws])
 
     return step
 
 
-_pytorch_optimizer: dict[str, Peer] = {
-    "muon_adamw": _pytorch_optimizer_muon,
-    "sam_adamw": _pytorch_optimizer_sam,
-}
-
-
-def _heavyball_of(name: str, options: Mapping[str, Any]) -> Callable[[Tensors, str | None], Step]:
-    def build(tensors: Tensors, mode: str | None) -> Step:
-        library = importlib.import_module("heavyball")
-        optimizer = getattr(library, name)(tensors.parameters, **options)
-
-        def step() -> None:
-            library.utils.compile_mode = mode
-            tensors.give()  # it takes the gradients away
-            optimizer.step()
-
-        return step
-
-    return build
-
-
-_heavyball: dict[str, Callable[[Tensors, str | None], Step]] = {
-    "adamw": _heavyball_of("AdamW", ADAMW),
-    "sgd": _heavyball_of("SGD", {"lr": 1e-3, "beta": 0.9}),
-}
+def by_chance(x: Tensor) -> Tensor:
+    """Rounded to bfloat16, up or down by chance."""
+    bits = x.view(torch.int32) + torch.randint_like(x, 1 << 16, dtype=torch.int32)
+    return bits.bitwise_and_(-(1 << 16)).view(torch.float32).bfloat16()

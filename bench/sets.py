@@ -13,6 +13,8 @@ from torch import Tensor, nn
 Shapes = dict[str, tuple[int, ...]]
 WIDE = 32
 """A dimension of this size or more is a width, which scaling shrinks; kernels keep their size."""
+UNIT = 8
+"""Scaled widths are multiples of this, as those of models are."""
 
 
 def gpt2() -> Shapes:
@@ -55,6 +57,16 @@ def small() -> Shapes:
     return {f"small{i}": (2100,) for i in range(1000)}
 
 
+def large() -> Shapes:
+    """4 matrices of 2048 x 2048: nothing but bytes, far beyond the caches."""
+    return {f"hidden{i}": (2048, 2048) for i in range(4)}
+
+
+def block() -> Shapes:
+    """GPT-2's embeddings and first block, 14 tensors: for what takes minutes to compile."""
+    return {name: shape for name, shape in gpt2().items() if name[:6] in ("embed.", "block0")}
+
+
 def tiny() -> Shapes:
     """5 tensors, to try the command with."""
     return {**{f"hidden{i}": (16, 16) for i in range(4)}, "bias": (16,)}
@@ -64,6 +76,8 @@ SETS: dict[str, Callable[[], Shapes]] = {
     "gpt2": gpt2,
     "resnet": resnet,
     "small": small,
+    "large": large,
+    "block": block,
     "tiny": tiny,
 }
 
@@ -71,10 +85,11 @@ SETS: dict[str, Callable[[], Shapes]] = {
 def scaled(shapes: Shapes, elements: float) -> Shapes:
     """The same tensors with narrower widths, so that there are about so many elements at most."""
     factor = math.sqrt(min(1.0, elements / sum(map(math.prod, shapes.values()))))
-    return {
-        name: tuple(max(1, round(n * factor)) if n >= WIDE else n for n in shape)
-        for name, shape in shapes.items()
-    }
+
+    def width(n: int) -> int:
+        return n if n < WIDE or factor == 1 else UNIT * max(1, round(n * factor / UNIT))
+
+    return {name: tuple(map(width, shape)) for name, shape in shapes.items()}
 
 
 @dataclass
@@ -84,6 +99,7 @@ class Tensors:
     shapes: Shapes
     device: str = "cpu"
     closures: bool = False
+    dtype: torch.dtype = torch.float32
     parameters: list[nn.Parameter] = field(init=False)
     gradients: list[list[Tensor]] = field(init=False)
 
@@ -93,7 +109,11 @@ class Tensors:
         def some() -> Iterator[Tensor]:
             for shape in self.shapes.values():
                 # In place: memory that is given back would hide what an optimizer takes.
-                yield torch.empty(shape).normal_(0, 0.02, generator=random).to(self.device)
+                yield (
+                    torch.empty(shape)
+                    .normal_(0, 0.02, generator=random)
+                    .to(self.device, self.dtype)
+                )
 
         self.parameters = [nn.Parameter(t) for t in some()]
         # An evaluation may not write over the gradients of the one before.
@@ -110,6 +130,10 @@ class Tensors:
         self.gradients.reverse()
         self.inside += perf_counter() - start
         return self.loss
+
+    def objective(self) -> Tensor:
+        """A loss that can be differentiated twice."""
+        return sum((p.square().sum() for p in self.parameters), start=self.loss) / 2
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters with their names."""
