@@ -327,6 +327,10 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
         return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
+    if value.inputs and all(coarser_or_equal("group", i.type.reach) for i in value.inputs):
+        inputs = (agreed(ctx, i, span) for i in value.inputs)
+        type = replace(value.type, reach="model")
+        return ctx.graph.add(value.op, *inputs, type=type, span=value.span, **dict(value.attrs))
     ctx.error(
         "E304",
         "a value of each group does not fit a slot of the model",

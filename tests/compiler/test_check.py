@@ -162,3 +162,12 @@ def test_a_primitive_returns_once_at_its_end(body: str) -> None:
     text = f"smooth a(g):\n    {body}\n\nrule r():\n    smooth a()\n    step 1\n"
     with pytest.raises(CompileError, match="returns once"):
         check_file(parse(Source("test.opt", text)), library())
+
+
+def test_an_option_inside_a_vector_loss_is_one_of_the_model() -> None:
+    """The derivative hands it to the oracle, which is one for all groups: they must agree."""
+    text = (
+        "rule r(lr = 0.1, alpha = 2.0):\n    loss outputs: model[examples]\n"
+        "    loss = p -> mean((alpha * outputs(p) - 1)^2, over = examples)\n    step lr\n"
+    )
+    check_file(parse(Source("r.opt", text)), library())
