@@ -28,7 +28,8 @@ def divergences(delta: float) -> list[float]:
 
 
 def test_a_constant_error_adds_up() -> None:
+    """0.10545 by the recurrence of the variance; the card's 200000 samples gave 0.1064."""
     wrong = divergences(0.1)
-    assert wrong[48] == pytest.approx(0.1064, rel=0.02)
+    assert wrong[48] == pytest.approx(0.10545, rel=0.02)
     assert wrong[48] > 100 * wrong[24]
     assert max(divergences(0.0)) < 1e-4
