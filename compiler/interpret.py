@@ -628,7 +628,10 @@ class _Turn:
         results = []
         for place in itertools.product(*(range(n) for n in sizes)):
             where = dict(zip([a.name + "'" * a.primes for a in own], place, strict=True))
-            points = {t: self._pick(x, where) for t, x in zip(targets, at.inputs, strict=False)}
+            points = {
+                t: self._standing(t, self._pick(x, where))
+                for t, x in zip(targets, at.inputs, strict=False)
+            }
             chosen = data
             if isinstance(data, Mapped):
                 key = data.axes[0].name + "'" * data.axes[0].primes
@@ -637,6 +640,13 @@ class _Turn:
         if not own:
             return results[0]
         return _stacked(results, sizes)
+
+    def _standing(self, target: str, point: Any) -> Any:
+        """A point; where it is absent, the target stands as the step found it."""
+        if not isinstance(point, list) or None not in point:
+            return point
+        held = self.run.slots[target]
+        return [h if x is None else x for x, h in zip(point, held, strict=True)]
 
     def _pick(self, node: Node, where: dict[str, int]) -> Any:
         """The value at one place of the mapped axes."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.program import Compute, Output, Rest
 from .batching import batches, together
-from .frame import Frame, double, mark_took, number, stored, working_type
+from .frame import Frame, Held, double, mark_took, number, stored, working_type
 from .random import draw
 
 
@@ -71,18 +71,19 @@ def rest(phase: Rest, frame: Frame) -> None:
 
 def _fill(frame: Frame, space: str, k: int, output: Output, value: Any) -> None:
     """Put a tensor's value where the others of its column are."""
-    if not output.slot:
-        frame.values[output.value][k] = value
-        return
     members = frame.members[space]
-    if frame.functional:
+    if output.slot and frame.functional:
         column = list(frame.column(output.slot))
         column[k] = stored(value, column[k])
         frame.replace(output.slot, column)
-        frame.values[output.value] = column
-    else:
+    elif output.slot:
         frame.keep(output.slot, [value if at == k else None for at in range(len(members))])
-    if frame.spec(output.slot).kind == "target":
+    whole = frame.values[output.value]
+    if isinstance(whole, Held):
+        frame.values[output.value] = Held(whole.slot, tuple(at for at in whole.absent if at != k))
+    else:
+        whole[k] = frame.kept(output.slot)[k] if output.slot else value
+    if output.slot and frame.spec(output.slot).kind == "target":
         frame.touched[space].remove(members[k])
         frame.written = True
 

@@ -67,7 +67,9 @@ class Frame:
         if name.startswith("host:"):
             return self.scalar(name[5:])
         value = self.values[name]
-        return self.column(value.slot) if isinstance(value, Held) else value
+        if not isinstance(value, Held):
+            return value
+        return present(self.column(value.slot), value.absent)
 
     def given(self, name: str) -> Any:
         """An array that the loop supplies."""
@@ -110,12 +112,13 @@ class Frame:
     def keep(self, slot: str, values: list[Any]) -> Any:
         """Write a column in place, in the form in which the slot is kept; returns what it holds."""
         kept, format = self.kept(slot), self.spec(slot).format
+        absent = [k for k, value in enumerate(values) if value is None]
         if not format.block:
-            return write(kept, values)
+            return present(write(kept, values), absent)
         for value, codes, sizes in zip(values, kept, self.kept(sizes_of(slot)), strict=True):
             if value is not None:
                 int8.encode(torch.as_tensor(value), codes, sizes, format)
-        return Held(slot)
+        return Held(slot, tuple(absent))
 
     def replace(self, slot: str, column: Any) -> None:
         """Give a slot new tensors, in a functional step; a routed part also within the whole."""
@@ -139,9 +142,19 @@ class Frame:
 
 @dataclass(frozen=True)
 class Held:
-    """A value between phases that is what a slot now holds; it is read where it is needed."""
+    """A value between phases that is what a slot now holds; it is read where it is needed.
+
+    Where the value was absent nothing was written, and it stays absent for who reads it.
+    """
 
     slot: str
+    absent: tuple[int, ...] = ()
+
+
+def present(column: list[Any], absent: Sequence[int]) -> list[Any]:
+    """A column without the tensors at the places `absent`."""
+    gone = set(absent)
+    return [None if k in gone else x for k, x in enumerate(column)] if gone else column
 
 
 def working(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..compiler.program import Compute, Program
 from . import native
 from .batching import ready
 from .computing import columns_of
-from .frame import Frame, Held, double, mark_took, working
+from .frame import Frame, Held, double, mark_took, present, working
 from .launch import Launch, Reduction
 from .table import Table
 from .tensors import staged
@@ -225,12 +225,17 @@ class Prepared:
         kinds: dict[tuple[torch.dtype, ...], list[int]] = {}
         for k, i in enumerate(self.members):
             own = frame.tensors[i].dtype
-            key = (
-                own,
-                *(own if columns[n][k] is None else columns[n][k].dtype for n in self.names),
-            )
+            key = (own, *(self._dtype(columns[n], k, own, frame) for n in self.names))
             kinds.setdefault(key, []).append(k)
         return [Part(self, key, rows, columns, frame, layout) for key, rows in kinds.items()]
+
+    def _dtype(self, column: list[Any], k: int, own: torch.dtype, frame: Frame) -> torch.dtype:
+        """The type of a tensor of a column; of an absent one that of its like."""
+        if column[k] is not None:
+            return column[k].dtype
+        pairs = zip(self.members, column, strict=True)
+        likes = (x.dtype for i, x in pairs if x is not None and frame.tensors[i].dtype == own)
+        return next(likes, own)
 
     def run(self, frame: Frame) -> None:
         for place, port in enumerate(self.inputs["model"]):
@@ -251,11 +256,9 @@ class Prepared:
         for output, place in zip(self.phase.outputs, self.places, strict=True):
             if output.combine:
                 continue
-            column = columns[self.names[place]]
-            if absent and not output.slot:
-                column = [None if k in absent else c for k, c in enumerate(column)]
             coded = self.names[place] in self.phase.coded
-            frame.values[output.value] = Held(output.slot) if coded else column
+            column = present(columns[self.names[place]], absent)
+            frame.values[output.value] = Held(output.slot, tuple(absent)) if coded else column
             if output.slot:
                 frame.written = True
                 if frame.spec(output.slot).kind == "target":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import HealthCheck, given, settings
 
@@ -25,27 +27,54 @@ FEW = settings(
 )
 
 
-def interpreted(graph: object, steps: int = 3) -> list[torch.Tensor]:
+class Leaving(Plain):
+    """The oracles of a loss that leaves out one tensor a step, which has no gradient then."""
+
+    def __init__(self) -> None:
+        self.left = -1
+
+    def value(self, name: str, points: Any, data: Any) -> torch.Tensor:
+        return objective(without(points["w"], self.left)).detach()
+
+    def gradient(self, name: str, points: Any, data: Any, wrt: str) -> list[torch.Tensor]:
+        with torch.enable_grad():
+            leaves = [x.detach().clone().requires_grad_() for x in points[wrt]]
+            loss = objective(without(leaves, self.left))
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+
+
+def without(tensors: list[torch.Tensor], left: int) -> list[torch.Tensor]:
+    """The tensors, one of them replaced by a number: the loss of each depends on its place."""
+    return [torch.zeros((), dtype=x.dtype) if k == left else x for k, x in enumerate(tensors)]
+
+
+def interpreted(graph: object, steps: int = 3, leaving: bool = False) -> list[torch.Tensor]:
     named = start()
     tensors = Tensors([n for n, _ in named], [v for _, v in named])
-    machine = Interpreter(graph, tensors, [{}], Plain())  # type: ignore[arg-type]
-    for _ in range(steps):
+    oracles = Leaving()
+    machine = Interpreter(graph, tensors, [{}], oracles)  # type: ignore[arg-type]
+    for step in range(steps):
+        oracles.left = step % 5 if leaving else -1
         machine.step()
     return machine.tensors()
 
 
-def optimized(program: object, backend: str, steps: int = 3) -> list[torch.Tensor]:
+def optimized(
+    program: object, backend: str, steps: int = 3, leaving: bool = False
+) -> list[torch.Tensor]:
     params = [(n, torch.nn.Parameter(v)) for n, v in start()]
     opt = optimizer_class(program)(params, backend=backend)  # type: ignore[arg-type]
     values = [p for _, p in params]
+    left = -1
 
     def closure() -> torch.Tensor:
         opt.zero_grad()
-        loss = objective(values)
+        loss = objective(without(values, left))
         loss.backward()
         return loss
 
-    for _ in range(steps):
+    for step in range(steps):
+        left = step % 5 if leaving else -1
         opt.step(closure)
     return values
 
@@ -65,6 +94,15 @@ def test_compiled_steps_mean_the_same(text: str) -> None:
     meaning = interpreted(driver.graph(Source("random.opt", text), NoLibrary()))
     for backend in ("eager", "c"):
         assert difference(optimized(program, backend), meaning) < 1e-9, backend
+
+
+@FEW
+@given(rules())
+def test_tensors_without_a_gradient_are_passed_over_alike(text: str) -> None:
+    program = driver.compile_source(Source("random.opt", text), NoLibrary())
+    meaning = interpreted(driver.graph(Source("random.opt", text), NoLibrary()), 6, True)
+    for backend in ("eager", "c"):
+        assert difference(optimized(program, backend, 6, True), meaning) < 1e-9, backend
 
 
 @FEW
