@@ -1,4 +1,4 @@
-"""Rules on transport plans and their dual variables, against POT and the cards' numbers."""
+"""Distances between distributions, and projected gradients, against POT and pytorch_optimizer."""
 
 from __future__ import annotations
 
@@ -10,74 +10,69 @@ import torch
 
 import optc
 
-SINKHORN = """
-rule tried():
-    input C: model[sources, sinks], r: model[sources], c: model[sinks], newton: model
-    state x = 0 * r, y = 0 * c
-    a, b = sinkhorn_dual_step(y, C, r, c, eta = 200)
-    p, q = sparse_newton_step(x, y, C, r, c, eta = 200, kept = 300)
-    x, y <- where(newton > 0, p, a), where(newton > 0, q, b)
-    P = exp(200 * (x + y - C) - 1)
-    rows = sum(abs(sum(P, over = sinks) - r), over = sources)
-    metric off = rows + sum(abs(sum(P, over = sources) - c), over = sinks)
-    metric cost = sum(P * C, over = (sources, sinks))
+DTYPE = torch.float64
+BURES = """rule bures():
+    input Y: model[dims, dims']
+    loss factor: model[dims, rank]
+    apart = p -> bures_wasserstein_loss(factor(p) @ transpose(factor(p)), Y; tau = 1e-9)
+    metric distance = apart(w)
+    w <- w - 0.05 * grad(apart, w)
 """
-SPARSE = """
-rule tried():
-    input C: model[sources, sinks], a: model[sources], b: model[sinks]
-    state alpha = 0 * a
-    alpha <- alpha + 0.1 * sparse_ot_semidual(alpha, C, a, b, k = 2, gamma = 1)
-    T = topk_simplex_projection(alpha - C, b, k = 2, gamma = 1)
-    metric cost = sum(T * C, over = (sources, sinks))
-    metric nonzeros = sum(where(T > 0, 1, 0), over = (sources, sinks))
-"""
+ORTHOGONAL = "rule r():\n    precondition perpgrad()\n    step 1\n"
+SORTED = "rule r():\n    regularize wasserstein_init_reg(lam = 1)\n    step 0.5\n"
 
 
-def begun(text: str, **inputs: Any) -> Any:
-    w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    w.grad = torch.zeros_like(w)
-    opt = optc.loads(text)([w])
-    opt.supply(**inputs)
-    return opt
+def covariance(rng: np.random.Generator, n: int) -> np.ndarray:
+    a = rng.standard_normal((n, n))
+    return a @ a.T + 0.1 * np.eye(n)
 
 
-def stepped(opt: Any, n: int, metric: str) -> list[float]:
-    found = []
-    for _ in range(n):
+def test_the_bures_distance_is_pots() -> None:
+    gaussian = pytest.importorskip("ot.gaussian", reason="POT is the reference")
+    rng = np.random.default_rng(0)
+    x, y = covariance(rng, 4), covariance(rng, 4)
+    w = torch.nn.Parameter(torch.tensor(np.linalg.cholesky(x)))
+    opt: Any = optc.loads(BURES)([w])
+    opt.bind(factor=lambda: w)
+    opt.supply(Y=torch.tensor(y))
+    opt.step()
+    theirs = gaussian.bures_distance(x, y) ** 2
+    assert float(opt.metrics["distance"]) == pytest.approx(theirs, abs=1e-7)
+
+
+def test_descent_on_it_keeps_the_largest_variance() -> None:
+    w = torch.nn.Parameter(torch.tensor([[0.3], [0.4]], dtype=DTYPE))
+    opt: Any = optc.loads(BURES)([w])
+    opt.bind(factor=lambda: w)
+    opt.supply(Y=torch.diag(torch.tensor([4.0, 1.0], dtype=DTYPE)))
+    for _ in range(1500):
         opt.step()
-        found.append(float(opt.metrics[metric]))
-    return found
+    assert w.detach().flatten().tolist() == pytest.approx([2.0, 0.0], abs=2e-3)
 
 
-def costs(*shape: int) -> torch.Tensor:
-    return torch.tensor(np.random.default_rng(0).random(shape))
+def test_the_orthogonal_part_is_pytorch_optimizers() -> None:
+    theirs = pytest.importorskip("pytorch_optimizer", reason="it has OrthoGrad")
+    torch.manual_seed(0)
+    start, g = torch.randn(4, 3, dtype=DTYPE), torch.randn(4, 3, dtype=DTYPE)
+    a, b = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    a.grad, b.grad = g.clone(), g.clone()
+    optc.loads(ORTHOGONAL)([a]).step()
+    theirs.OrthoGrad(torch.optim.SGD([b], lr=1.0)).step()
+    assert torch.allclose(a, b, atol=1e-9)
 
 
-def even(n: int) -> torch.Tensor:
-    return torch.full((n,), 1 / n, dtype=torch.float64)
-
-
-def test_sparse_newton_steps_finish_what_sinkhorn_began() -> None:
-    ot = pytest.importorskip("ot", reason="POT is the independent implementation of Sinkhorn")
-    C, r = costs(100, 100), even(100)
-    opt = begun(SINKHORN, C=C, r=r, c=r, newton=0.0)
-    assert stepped(opt, 20, "off")[-1] == pytest.approx(1.218e-2, rel=1e-3)
-    opt.supply(newton=1.0)
-    errors = stepped(opt, 20, "off")
-    expected = [4.64e-3, 7.41e-4, 1.92e-4, 3.28e-5, 7.33e-6, 1.52e-6, 3.68e-7]
-    assert errors[:7] == pytest.approx(expected, rel=2e-3)
-    plan = ot.sinkhorn(r, r, C, 1 / 200, method="sinkhorn_log", stopThr=1e-12, numItermax=5000)
-    assert float(opt.metrics["cost"]) == pytest.approx(float((plan * C).sum()), abs=1e-9)
-
-
-def test_sparse_plans_are_those_of_pot() -> None:
-    ot = pytest.importorskip("ot", reason="POT is the independent implementation")
-    C, a, b = costs(6, 3), even(6), even(3)
-    opt = begun(SPARSE, C=C, a=a, b=b)
-    cost = stepped(opt, 1500, "cost")[-1]
-    assert cost == pytest.approx(0.16649624, abs=1e-7)
-    assert float(opt.metrics["nonzeros"]) == 6
-    plan = ot.smooth.smooth_ot_semi_dual(
-        a.numpy(), b.numpy(), C.numpy(), 1.0, reg_type="sparsity_constrained", max_nz=2
-    )
-    assert cost == pytest.approx(float((plan * C.numpy()).sum()), abs=1e-4)
+def test_weights_move_along_pots_optimal_plan() -> None:
+    ot = pytest.importorskip("ot", reason="POT is the reference")
+    torch.manual_seed(0)
+    start, later = torch.randn(6, 2, dtype=DTYPE), torch.randn(6, 2, dtype=DTYPE)
+    w = torch.nn.Parameter(start.clone())
+    opt = optc.loads(SORTED)([w])
+    w.grad = torch.zeros_like(w)
+    opt.step()
+    assert torch.equal(w.detach(), start)
+    with torch.no_grad():
+        w.copy_(later)
+    opt.step()
+    plan = torch.tensor(ot.emd_1d(later.flatten().numpy(), start.flatten().numpy()))
+    goal = (12 * plan @ start.flatten()).reshape(6, 2)
+    assert torch.allclose(w.detach(), later - (later - goal) / 12, atol=1e-12)
