@@ -91,7 +91,13 @@ turns:
 the median of {rounds} rounds (first to third quartile), and the fastest step of one over the
 fastest of the other. Below 1, optc is faster. A closure's own time (SAM's two gradients) is
 left out. torch.compile and the compiled HeavyBall are measured on the set `block` only, since each
-takes minutes to compile; their first step is told below."""
+takes minutes to compile; their first step is told below. Who is missing has no such rule:
+pytorch_optimizer's AdamW and SGD are torch's, torch-optimi has no SAM, Muon or PSGD. Where a peer
+does a little else: HeavyBall's SAM weighs its perturbation by the squared parameters and does not
+clip, its Muon takes embeddings too, and the PSGD of HeavyBall and pytorch_optimizer whitens
+gradients, which needs no second derivatives. `torch foreach` for `cautious_adamw` and SAM is what
+one writes by hand with torch's operations on lists; HeavyBall's cautious AdamW averages its weights
+by such a list too."""
 BYTES = """Bytes that the element-wise phases read and write, counted from the emitted phases; the
 bandwidth as a share of that of a kernel with the same streams and no arithmetic to speak of, one
 long buffer a stream, in the same rounds (first to third quartile); and as a share of a plain
@@ -122,6 +128,8 @@ def _description(report: Report) -> str:
     ]
     if m["libraries"]:
         words.append(", ".join(f"{k} {v}" for k, v in m["libraries"].items()) + ".")
+    if missing := [name for name in LIBRARIES if name not in m["libraries"]]:
+        words.append(f"Not installed, so not measured: {', '.join(missing)}.")
     words.append(f"The load was {m['load']} processes in the five minutes before it began.")
     return "\n".join([*words, *([report["note"]] if report["note"] else [])])
 

@@ -38,6 +38,8 @@ SIZES = {
     # Curvature of every matrix at every step, and factors as large as its sides.
     "psgd": Size(layers=2, width=64, vocabulary=96, batch=8, length=64),
 }
+ROUNDS = 7
+"""At most: each of them evaluates the model a dozen times, for seconds."""
 TINY = Size(layers=1, width=16, vocabulary=32, heads=2, batch=2, length=8)
 
 
@@ -158,6 +160,7 @@ def on_a_model(
         except Exception as error:  # a library may fail in any way: that is a finding
             runs.pop(name, None)
             failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    rounds = min(rounds, ROUNDS)
     times = race(runs, rounds)
     found: Report = {"model": str(size), "elements": mine.elements, "failed": failed}
     found["ms"] = {name: 1e3 * median(ts) for name, ts in times.items()}

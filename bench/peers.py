@@ -70,7 +70,8 @@ def _muon(tensors: Trained, **how: bool) -> Step:
     steps = []
     if matrices:
         steps.append(optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.1).step)
-    steps.append(optim.AdamW(others, lr=3e-4, betas=(0.9, 0.95), **how).step)
+    if others:
+        steps.append(optim.AdamW(others, lr=3e-4, betas=(0.9, 0.95), **how).step)
     return lambda: [step() for step in steps]
 
 

@@ -20,6 +20,8 @@ All take turns in one process, so that noise meets all of them: trust the ratios
 
 COMPILED = "block"
 """The set that torch.compile is measured on, with at most a million elements."""
+BYTES_ONLY = "large"
+"""The set that has few matrices, so large that a rule which multiplies them takes seconds."""
 LEAST = 1e6
 """With fewer elements a set, the model is a toy too."""
 PARTS = ("steps", "model", "compile", "memory")
@@ -88,7 +90,9 @@ def _rule(spec: str, args: argparse.Namespace) -> dict[str, Any]:
         names.append(COMPILED)
     if "steps" in parts and not kind.real:
         found["sets"] = {
-            name: _steps(spec, against, name, options, schedule, args) for name in names
+            name: _steps(spec, against, name, options, schedule, args)
+            for name in names
+            if kind.elementwise or name != BYTES_ONLY
         }
     if "model" in parts and kind.closures:
         _say(f"{rule}: on a model")
@@ -98,7 +102,7 @@ def _rule(spec: str, args: argparse.Namespace) -> dict[str, Any]:
         )
     if "compile" in parts:
         _say(f"{rule}: compile")
-        repeats = 3 if args.rounds >= 10 else 1
+        repeats = 3 if args.rounds >= 30 else 1
         found["compile"] = fresh.compile_times(
             spec, against, options, args.device, repeats, schedule
         )
