@@ -14,6 +14,12 @@ from .source import CompileError, Diagnostic, nearest
 from .statements import block
 from .types import Axis, Type
 
+TAKEN = frozenset(
+    ("params", "param_names", "module_types", "initial_lr", "calls", "steps")
+    + ("maximize", "seed", "backend", "workers", "in_backward")
+)
+"""What the optimizer keeps in its groups, or takes as an argument of its own."""
+
 
 def check(file: s.File, registry: Registry | None = None, rule: str = "") -> Graph:
     """The graph of a rule of the file (the last one, unless it is named)."""
@@ -175,6 +181,9 @@ def _option(ctx: Context, option: s.Option) -> Any:
     """An option of the rule: read from the parameter group at every step."""
     from .expressions import evaluate
 
+    if option.name in TAKEN:
+        wrong = f"every optimizer has a `{option.name}` of its own"
+        ctx.error("E220", wrong, option.span, "give the option another name")
     if option.bound and option.bound not in BOUNDS:
         ctx.unknown("bound", option.bound, BOUNDS, option.span, "E208")
     if option.default is None:

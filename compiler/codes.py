@@ -69,6 +69,10 @@ CODES: dict[str, tuple[str, str]] = {
     "E217": ("The primitive is of another kind than the step says.", "clip adam()"),
     "E218": ("The file has no rule.", "clip own(g): return g"),
     "E219": ("The rule changes nothing.", "rule r(lr = 0.1): g = grad(w)"),
+    "E220": (
+        "Every optimizer has something of its own under the name of the option.",
+        "rule r(lr = 0.1, steps = 5):",
+    ),
     "E301": (
         "The operands are values over different tensors, or axes of different sizes.",
         "critic + gen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from . import syntax as s
@@ -82,6 +83,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
     graph, kept = convert(graph, schedule), formats(graph, schedule)
     bits = conditions(graph)
 
+    @cache
     def start(slot: str) -> Any:
         init = graph.slots[slot].init
         assert init is not None
@@ -99,6 +101,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
     def sized(axis: Axis) -> Any:
         return axis.size if isinstance(axis.size, int) else None
 
+    @cache  # the optimizers of a rule share its plans, and a checkpoint that is loaded makes none
     def lowered(values: tuple[bool, ...]) -> Any:
         known = dict(zip(bits, values, strict=True))
         return coded(plan(specialise(graph, known) if bits else graph), kept)

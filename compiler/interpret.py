@@ -288,10 +288,13 @@ class _Turn:
         if special is not None:
             return special(node)
         if node.op == "flat":
+            type = node.inputs[0].type
+            parts = self._cells_of(node, self.memo[node.inputs[0]], type)
+            lead = next((p.shape[:-1] for p in parts if p is not None), ())
+            sizes = [self.run.shapes[i].numel() for i in self.run.members[type.domain]]
             parts = [
-                p
-                for p in self._cells_of(node, self.memo[node.inputs[0]], node.inputs[0].type)
-                if p is not None
+                torch.zeros(*lead, n, dtype=torch.float64) if p is None else p
+                for n, p in zip(sizes, parts, strict=True)
             ]
             return torch.cat(parts, dim=-1)
         if self._lazy(node):

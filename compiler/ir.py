@@ -214,7 +214,7 @@ class Graph:
     def mixes(self) -> bool:
         """Whether workers exchange anything."""
         begins = [slot.init for slot in self.slots.values() if slot.init is not None]
-        return any(n.kind == "comm" for n in postorder([*self.roots(), *begins]))
+        return any(map(_mixes, postorder([*self.roots(), *begins])))
 
     def with_roots(self, change: Callable[[Node], Node]) -> Graph:
         """The same rule with every root replaced; shares the table of nodes."""
@@ -298,6 +298,11 @@ def body_nodes(region: Region) -> list[Node]:
         if depends[node] and node not in bound:
             order.append(node)
     return order
+
+
+def _mixes(node: Node) -> bool:
+    """Whether a node is where workers meet, or a loop in which they do."""
+    return node.kind == "comm" or node.op == "loop" and any(map(_mixes, body_nodes(node["body"])))
 
 
 def asks(node: Node) -> bool:

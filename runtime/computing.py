@@ -200,6 +200,11 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
         frame.values[output.value] = value
         return
     members = frame.members[phase.space]
+    if output.combine == "cat":  # an absent tensor has its places, with zeros
+        parts = [
+            _zeros(frame.tensors[i], parts) if p is None else p
+            for i, p in zip(members, parts, strict=True)
+        ]
     if output.how == "model":
         frame.values[output.value] = _combine(
             output.combine, [p for p in parts if p is not None], frame
@@ -217,6 +222,12 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
         )
         for g in range(len(frame.group_rows))
     ]
+
+
+def _zeros(tensor: Tensor, parts: list[Any]) -> Tensor:
+    """The flat part of a tensor without a value, beside those of the others."""
+    lead = next((p.shape[:-1] for p in parts if p is not None), ())
+    return torch.zeros(*lead, tensor.numel(), dtype=torch.float64, device=tensor.device)
 
 
 def _combine(how: str, parts: list[Any], frame: Frame) -> Tensor:

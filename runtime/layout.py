@@ -54,7 +54,7 @@ class Layout:
         """The layout of one tensor; `before` are the cells of each domain before its own, so that
         it draws the numbers that it draws among the others."""
         one, p = copy.copy(self), self.params[i]
-        one.params, one.groups = [p], [self.groups[i]]
+        one.params, one.live, one.groups = [p], [True], [self.groups[i]]
         one.names, one.modules = [self.names[i]], [self.modules[i]]
         one.wrapped = to_local(p) is not p
         one.shards = Shards([p]) if one.wrapped else None
@@ -122,7 +122,8 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
     if what == "place":
         return float(i)
     if what == "total":
-        return float(sum(q.numel() for q in layout.params))
+        live = zip(layout.params, layout.live, strict=True)
+        return float(sum(q.numel() for q, is_live in live if is_live))
     if what == "shape":
         return float(shape[place]) if place < len(shape) else 1.0
     return float(

@@ -102,6 +102,14 @@ def test_each_mistake_has_its_place_and_help(name: str) -> None:
     assert words in first.message + first.help, str(first)
 
 
+def test_an_option_is_not_called_as_what_every_group_has() -> None:
+    """The counter of steps would overwrite it."""
+    with pytest.raises(CompileError) as caught:
+        check_file(parse(Source("r.opt", "rule r(lr = 0.1, steps = 3):\n    step lr\n")), library())
+    first = caught.value.diagnostics[0]
+    assert (first.code, first.span.row, first.span.column) == ("E220", 1, 18)
+
+
 def test_several_mistakes_are_told_at_once() -> None:
     text = HEAD + "    precondition adm()\n    w <- w - lr * gg\n    x = norm(w)\n    step lr\n"
     with pytest.raises(CompileError) as caught:
