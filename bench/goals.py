@@ -88,6 +88,12 @@ def _sam(rules: list[Report]) -> Found:
             yield rule["model"]["overhead"]["optc"]["median"], rule["model"]["model"]
 
 
+def _sam_own(rules: list[Report]) -> Found:
+    for rule in rules:
+        if rule["against"] == "sam_adamw" and rule.get("model", {}).get("own"):
+            yield rule["model"]["own"]["median"], rule["model"]["model"]
+
+
 GOALS: tuple[tuple[str, str, Callable[[list[Report]], Found]], ...] = (
     ("AdamW over torch's fused one, few large tensors", "<= 1", _against_fused("large")),
     ("AdamW over torch's fused one, GPT-2's 148 tensors", "<= 0.7", _against_fused("gpt2")),
@@ -95,6 +101,7 @@ GOALS: tuple[tuple[str, str, Callable[[list[Report]], Found]], ...] = (
     ("Other element-wise rules over any unfused peer", "<= 0.5", _unfused),
     ("Bandwidth over that of a kernel with the same streams", ">= 0.9", _bandwidth),
     ("Muon over the fastest peer, GPT-2's shapes", "<= 1", _muon),
-    ("SAM and AdamW beyond two gradients of a model, over these", "<= 0.03", _sam),
+    ("SAM and AdamW beyond two plain gradients of a model, over these", "<= 0.03", _sam),
+    ("SAM and AdamW beyond the two gradients in the step, over these", "<= 0.03", _sam_own),
 )
 """What is divided by what, the bound, where a report has it; the worst case counts."""
