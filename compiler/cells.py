@@ -32,6 +32,12 @@ def number(x: float) -> Tensor:
     return torch.tensor(float(x), dtype=torch.float64)
 
 
+def sign(x: Any) -> Tensor:
+    """-1, 0 or 1; NaN stays, which torch.sign makes 0."""
+    x = torch.as_tensor(x)
+    return torch.where(x != x, x, torch.sign(x))
+
+
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger one; NaN in either stays."""
     return torch.maximum(*_both(a, b))

@@ -81,7 +81,7 @@ OPS: dict[str, Op] = dict(
         _row(
             "sign",
             1,
-            "sign",
+            "optc.sign",
             "({0} > 0 ? 1 : {0} < 0 ? -1 : {0})",
             triton="optc_sign({0})",
         ),

@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "f16": cells.f16,
     "dither_bf16": cells.dither_bf16,
     "dither_f16": cells.dither_f16,
+    "sign": cells.sign,
     "max": cells.maximum,
     "min": cells.minimum,
     "bf16": cells.bf16,
@@ -44,7 +45,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(torch, OPS[name].torch)
         for name in (
-            "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round where "
+            "abs sqrt exp ln sin cos tanh sigmoid erf floor ceil round where "
             "and or not isfinite copy"
         ).split()
     },

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .compare import difference, interpreted, optimized
+from optc.runtime.optimizer import optimizer_class
+
+from .compare import compiled, difference, interpreted, optimized
 from .rules import RULES
 
 
@@ -25,3 +27,12 @@ def test_float32_agrees_to_a_few_ulps(name: str, backend: str) -> None:
     meaning = interpreted(RULES[name], 5)
     values, _ = optimized(RULES[name], 5, backend, torch.float32)
     assert difference(values, meaning.tensors()) < 2e-5
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_the_sign_of_what_is_no_number_is_none(backend: str) -> None:
+    text = "rule r(lr = 1.0):\n    w <- sign(grad(w))\n"
+    p = torch.nn.Parameter(torch.zeros(5))
+    p.grad = torch.tensor([-2.0, 0.0, 3.0, float("inf"), float("nan")])
+    optimizer_class(compiled(text))([p], backend=backend).step()
+    assert p.tolist()[:4] == [-1, 0, 1, 1] and p[4].isnan()
