@@ -322,7 +322,7 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
     if value.type.reach != "group":
         return value
     if value.op == "option":
-        attrs = {k: v for k, v in value.attrs if k != "agree"}
+        attrs: dict[str, Any] = {k: v for k, v in value.attrs if k != "agree"}
         type = Type("model", logical=value.type.logical)
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
