@@ -330,7 +330,8 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
     if value.inputs and all(coarser_or_equal("group", i.type.reach) for i in value.inputs):
         inputs = (agreed(ctx, i, span) for i in value.inputs)
         type = replace(value.type, reach="model")
-        return ctx.graph.add(value.op, *inputs, type=type, span=value.span, **dict(value.attrs))
+        more: dict[str, Any] = dict(value.attrs)
+        return ctx.graph.add(value.op, *inputs, type=type, span=value.span, **more)
     ctx.error(
         "E304",
         "a value of each group does not fit a slot of the model",
