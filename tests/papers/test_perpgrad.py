@@ -19,6 +19,14 @@ LAWN = """rule lawn(lr = 0.5, free = 1):
 """
 
 
+STABLE = """rule stable():
+    loss logits: model[examples, classes]
+    input labels: model[examples]
+    loss = p -> stablemax_cross_entropy(logits(p), labels)
+    step 1
+"""
+
+
 def accuracy(perp: bool, steps: int = 300) -> tuple[float, float]:
     """Accuracies in training and test of an MLP that adds modulo 31, after some steps."""
     torch.manual_seed(0)
@@ -59,3 +67,21 @@ def test_norms_are_held_after_the_free_phase() -> None:
         w.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
         opt.step()
         assert float(w.detach().norm()) == pytest.approx(5.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("z", "gradient"),
+    [
+        ([2.0, 0.0, -1.0], [-1 / 9, 2 / 9, 1 / 18]),
+        ([1.0, 1.0], [-0.25, 0.25]),
+        ([1e4, 0.0], [1 / 10002 - 1 / 10001, 1 / 10002]),
+    ],
+)
+def test_no_gradient_of_stablemax_is_absorbed(z: list[float], gradient: list[float]) -> None:
+    w = torch.nn.Parameter(torch.tensor([z], dtype=torch.float64))
+    opt = optc.loads(STABLE)([w])
+    opt.bind(logits=lambda: w)
+    opt.supply(labels=torch.zeros(1, dtype=torch.float64))
+    opt.step()
+    moved = torch.tensor(z, dtype=torch.float64) - w.detach()[0]
+    assert moved.tolist() == pytest.approx(gradient, rel=1e-3)
