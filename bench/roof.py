@@ -116,9 +116,11 @@ def _inductor(one: Pass, buffers: dict[str, Tensor]) -> Callable[[], Any]:
     """The pass as the kernel that torch.compile makes of it."""
     reads, writes = [buffers[n] for n in one.reads], [buffers[n] for n in one.writes]
 
+    nothing = torch.zeros((), dtype=torch.int32, device=next(iter(buffers.values())).device)
+
     @torch.compile
     def run() -> Tensor | None:
-        total = sum(r.to(torch.int32) for r in reads)
+        total = sum((r.to(torch.int32) for r in reads), start=nothing)
         for w in writes:
             w.copy_(total)
         return None if writes else total.sum()
