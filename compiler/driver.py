@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import syntax as s
 from .check import check
@@ -12,6 +12,9 @@ from .parse import parse
 from .primitive import Registry
 from .schedule import DEFAULT, Schedule
 from .source import Source
+
+if TYPE_CHECKING:
+    from .program import Lowerings, Plan
 
 ANSWERS = ("value", "gradient", "hvp", "jvp", "vjp")
 
@@ -72,39 +75,19 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
     from .analysis import bar_to_backward, loop_level
     from .emit.host import host_module
     from .emit.kernel import print_kernel
-    from .emit.plan import plan
     from .formats import Format, sizes_of
-    from .passes.specialise import conditions, specialise
+    from .passes.specialise import conditions
+    from .passes.unscale import unscale
     from .program import Program, SlotSpec
-    from .schedule import coded, convert, formats
+    from .schedule import convert, formats
     from .types import Axis
 
     bar = bar_to_backward(graph)
     graph, kept = convert(graph, schedule), formats(graph, schedule)
-    bits = conditions(graph)
-
-    @cache
-    def start(slot: str) -> Any:
-        init = graph.slots[slot].init
-        assert init is not None
-        alone = Graph(
-            **{
-                **graph.__dict__,
-                "writes": {},
-                "outcomes": [],
-                "evals": {},
-                "metrics": {"value": init, **_lengths(graph, init)},
-            }
-        )
-        return plan(alone)
+    lowered, start = _lowerings(graph, kept)
 
     def sized(axis: Axis) -> Any:
         return axis.size if isinstance(axis.size, int) else None
-
-    @cache  # the optimizers of a rule share its plans, and a checkpoint that is loaded makes none
-    def lowered(values: tuple[bool, ...]) -> Any:
-        known = dict(zip(bits, values, strict=True))
-        return coded(plan(specialise(graph, known) if bits else graph), kept)
 
     slots = {
         p: SlotSpec(
@@ -134,9 +117,10 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         objectives={k: len(t.axes) for k, t in graph.objectives.items()},
         level=loop_level(graph),
         inputs=tuple(graph.inputs),
-        conditions=host_module(bits),
+        conditions=host_module(conditions(graph)),
         plan=lowered,
         start=start,
+        scaled=cache(lambda: _lowerings(unscale(graph), kept)),
         print_kernel=print_kernel,
         rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
@@ -147,6 +131,37 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         in_backward=schedule.in_backward,
         not_in_backward=str(bar) if bar is not None else "",
     )
+
+
+def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:
+    """What lowers a variant of the step, and what lowers the first value of a slot."""
+    from .emit.plan import plan
+    from .passes.specialise import conditions, specialise
+    from .schedule import coded
+
+    bits = conditions(graph)
+
+    @cache
+    def start(slot: str) -> Plan:
+        init = graph.slots[slot].init
+        assert init is not None
+        alone = Graph(
+            **{
+                **graph.__dict__,
+                "writes": {},
+                "outcomes": [],
+                "evals": {},
+                "metrics": {"value": init, **_lengths(graph, init)},
+            }
+        )
+        return plan(alone)
+
+    @cache  # the optimizers of a rule share its plans, and a checkpoint that is loaded makes none
+    def lowered(values: tuple[bool, ...]) -> Plan:
+        known = dict(zip(bits, values, strict=True))
+        return coded(plan(specialise(graph, known) if bits else graph), kept)
+
+    return lowered, start
 
 
 def _lengths(graph: Graph, init: Node) -> dict[str, Node]:

@@ -15,6 +15,9 @@ from torch import fx
 
 from .formats import Format, sizes_of
 
+UNSCALE = "1 / scale"
+"""The input by which gradients are multiplied that a GradScaler has scaled; no rule can name it."""
+
 
 @dataclass(frozen=True)
 class Port:
@@ -251,6 +254,9 @@ class Plan:
     """For each phase the values that nothing reads after it."""
 
 
+Lowerings = tuple[Callable[[tuple[bool, ...]], Plan], Callable[[str], Plan]]
+
+
 @dataclass
 class Program:
     """A compiled rule. `plan(bits)` gives the variant for the host conditions' truth values."""
@@ -267,6 +273,8 @@ class Program:
     conditions: Host
     plan: Callable[[tuple[bool, ...]], Plan]
     start: Callable[[str], Plan]
+    scaled: Callable[[], Lowerings] | None = None
+    """`plan` and `start` for gradients that a GradScaler has scaled, made when one is met."""
     bounds: dict[str, str] = field(default_factory=dict)
     evals: dict[str, str] = field(default_factory=dict)
     workers: bool = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.bounds import complaint
-from ..compiler.program import Evaluate, Plan, Program
+from ..compiler.program import UNSCALE, Evaluate, Plan, Program
 from . import execute
 from .capture import capturing, obstacle, write
 from .frame import Frame, took_part
@@ -20,6 +20,10 @@ from .loops import Closure, Gradients, Loop, Objective
 from .state import Slots, to_local
 from .workers import alone, own_seed, seated
 
+WITH_SCALER = (
+    "scaler.step(optimizer) takes the gradients in .grad, and no closure: bind the scaler, and "
+    "call optimizer.bind(..., scaler=scaler), optimizer.step(closure), scaler.update()"
+)
 BACKENDS = ("auto", "eager", "c", "triton", "inductor")
 
 
@@ -87,7 +91,7 @@ class Optimizer(torch.optim.Optimizer):
     def _fresh(self) -> None:
         self._layout: Layout | None = None
         self._slots: Slots | None = None
-        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
         self._kernels: Any = None
         self._recorded: Plan | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
@@ -174,6 +178,12 @@ class Optimizer(torch.optim.Optimizer):
             loss = self._backward.step(closure)
             self._count(True)
             return loss
+        if (found := self.__dict__.get("found_inf")) is not None:
+            if closure is not None or objective is not None:
+                raise RuntimeError(WITH_SCALER)
+            if float(found) > 0:
+                self._count(False)
+                return None
         layout = self._arrange()
         if self.program.workers and self.workers is None:
             raise RuntimeError(alone(self.program, type(self).__name__))
@@ -183,6 +193,12 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             loop.finish()
         return getattr(loop, "first_value", None)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler may leave what is in `.grad` scaled, and `grad_scale` here."""
+        own = self.program.scaled is not None and self.program.level == "gradients"
+        return own and self._backward is None and self._bound is None
 
     def _loop(self, layout: Layout, closure: Any, objective: Any) -> Loop:
         """What this step may ask: the richest that the caller offers."""
@@ -228,8 +244,12 @@ class Optimizer(torch.optim.Optimizer):
         """The step over the tensors of a layout, all of them or one; the clock of steps stays."""
         first = self.param_groups[0]
         call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
+        scale, inputs, start = self.__dict__.get("grad_scale"), self._inputs, self.program.start
+        if scale is not None and self.program.scaled is not None:
+            inputs = {**inputs, UNSCALE: scale.double().reciprocal()}
+            _, start = self.program.scaled()
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
-        plan = self._plan(host.conditions())
+        plan = self._plan(host.conditions(), UNSCALE in inputs)
         loop.turn, loop.once = call, sum(isinstance(p, Evaluate) for p in plan.phases) < 2
         frame = Frame(
             self.program,
@@ -246,12 +266,12 @@ class Optimizer(torch.optim.Optimizer):
             [bool(g["maximize"]) for g in self.param_groups],
             kernels=kernels,
             wrapped=layout.wrapped,
-            inputs=self._inputs,
+            inputs=inputs,
             worker=self.workers,
             shards=layout.shards,
             before=layout.before,
         )
-        slots.begin(frame, self.program.start, host)
+        slots.begin(frame, start, host)
         recording = capturing(frame.device)
         if recording and (why := obstacle(plan) or self.in_backward and "it runs within backward"):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
@@ -279,10 +299,13 @@ class Optimizer(torch.optim.Optimizer):
         slots.advance(None)
         self._count(True)
 
-    def _plan(self, bits: tuple[bool, ...]) -> Plan:
-        if bits not in self._plans:
-            self._plans[bits] = self.program.plan(bits)
-        return self._plans[bits]
+    def _plan(self, bits: tuple[bool, ...], scaled: bool = False) -> Plan:
+        key = scaled, bits
+        if key not in self._plans:
+            program = self.program
+            lower = program.scaled()[0] if scaled and program.scaled else program.plan
+            self._plans[key] = lower(bits)
+        return self._plans[key]
 
     def _printer(self, layout: Layout) -> Any:
         """What runs the element-wise phases: compiled kernels where they can be had."""

@@ -1,0 +1,145 @@
+"""Under a GradScaler gradients stay scaled in `.grad`, and are unscaled where they are read."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import optc
+from optc.compiler.emit.traffic import by_leaf
+from optc.runtime.native import compiler
+
+ADAMW = """rule r(lr: nonnegative = 0.01, decay: nonnegative = 0.1):
+    clip global_norm(0.5)
+    regularize decoupled_decay(decay)
+    precondition adam()
+    step lr
+"""
+LION = "rule r(lr: nonnegative = 0.01):\n    precondition lion()\n    step lr\n"
+BEGINS = """rule r(lr: nonnegative = 0.01):
+    state m = grad(w)
+    m <- 0.9 * m + 0.1 * grad(w)
+    step lr
+"""
+MATRIX = "rule r(lr: nonnegative = 0.01):\n    precondition orthogonalize()\n    step lr\n"
+RULES = {"adamw, clipped": ADAMW, "lion": LION, "a state's first value": BEGINS, "muon": MATRIX}
+BACKENDS = ["eager", *(["c"] if compiler() else [])]
+
+
+class Problem:
+    def __init__(self, text: str, dtype: torch.dtype, backend: str = "auto"):
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((3, 4), (5, 2))
+        self.params = [
+            torch.nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in shapes
+        ]
+        self.opt: Any = optc.loads(text)(self.params, backend=backend)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+
+    def backward(self, step: int, scale: bool = True, spoil: bool = False) -> None:
+        self.opt.zero_grad()
+        loss = sum((p**2 * (1 + 0.1 * step)).sum() + torch.sin(p).sum() for p in self.params)
+        if spoil:
+            loss = loss * float("inf")
+        (self.scaler.scale(loss) if scale else loss).backward()
+
+
+def state(opt: Any) -> Any:
+    return copy.deepcopy(opt.state_dict())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("text", RULES.values(), ids=RULES)
+def test_it_is_unscaling_and_then_the_step(text: str, dtype: torch.dtype, backend: str) -> None:
+    """To the bit: the scale is a power of two, and multiplied by where torch multiplies."""
+    ours, plain = Problem(text, dtype, backend), Problem(text, dtype, backend)
+    for step in range(6):
+        for problem in (ours, plain):
+            problem.backward(step, spoil=step == 2)
+        plain.scaler.unscale_(plain.opt)
+        scaled = [p.grad.clone() for p in ours.params]
+        for problem in (ours, plain):
+            problem.scaler.step(problem.opt)
+            problem.scaler.update()
+        assert ours.scaler.get_scale() == plain.scaler.get_scale()
+        for a, b in zip(ours.params, plain.params, strict=True):
+            assert torch.equal(a, b)
+        for p, g in zip(ours.params, scaled, strict=True):
+            assert torch.equal(p.grad.nan_to_num(), g.nan_to_num())  # stays as torch leaves it
+    assert not hasattr(ours.opt, "grad_scale") and not hasattr(ours.opt, "found_inf")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_infinity_vetoes_the_whole_step(first: bool) -> None:
+    problem = Problem(BEGINS, torch.float64)
+    if not first:
+        problem.backward(0)
+        problem.scaler.step(problem.opt)
+        problem.scaler.update()
+    before, kept = state(problem.opt), [p.detach().clone() for p in problem.params]
+    problem.backward(1, spoil=True)
+    problem.scaler.step(problem.opt)
+    problem.scaler.update()
+    assert all(map(torch.equal, kept, problem.params))
+    after = state(problem.opt)
+    assert after["param_groups"][0]["steps"] == before["param_groups"][0]["steps"]
+    assert after["param_groups"][0]["calls"] == before["param_groups"][0]["calls"] + 1
+    assert after["state"].keys() == before["state"].keys()
+    for i, entries in before["state"].items():
+        assert all(torch.equal(entries[k], after["state"][i][k]) for k in entries)
+    problem.backward(2)
+    problem.scaler.step(problem.opt)
+    assert all(torch.isfinite(p).all() for p in problem.params)
+
+
+@pytest.mark.parametrize("text", [ADAMW, LION], ids=["adamw, clipped", "lion"])
+def test_no_pass_over_the_gradients_is_added(text: str) -> None:
+    program = optc.loads(text).program
+    plain, scaled = program.plan(()), program.scaled()[0](())
+    assert by_leaf(program, scaled) == by_leaf(program, plain)
+    assert len(scaled.phases) == len(plain.phases)
+
+
+def test_without_a_scaler_nothing_is_made_for_one() -> None:
+    problem = Problem(ADAMW, torch.float32)
+    problem.backward(0, scale=False)
+    problem.opt.step()
+    assert [scaled for scaled, _ in problem.opt._plans] == [False]
+
+
+def test_gradients_in_half_precision_are_not_rounded_again() -> None:
+    """unscale_ would lose what is small: 2^-20 / 1024 is below the least float16."""
+    p = torch.nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    opt: Any = optc.loads("rule r(lr = 0.1):\n    step lr\n")([p], lr=2.0**20)
+    p.grad = torch.full_like(p, 2.0**-20)
+    opt.grad_scale, opt.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+    opt.step()
+    assert torch.equal(p.detach(), torch.full_like(p, -(2.0**-10)))
+
+
+def test_a_closure_under_the_scalers_step_is_refused() -> None:
+    problem = Problem(ADAMW, torch.float32)
+    problem.backward(0)
+    with pytest.raises(RuntimeError, match="no closure"):
+        problem.scaler.step(problem.opt, lambda: None)
+
+
+def test_a_bound_scaler_still_takes_closures() -> None:
+    problem = Problem(ADAMW, torch.float32)
+    problem.opt.bind(scaler=problem.scaler)
+
+    def closure() -> torch.Tensor:
+        problem.backward(0)
+        return problem.params[0].sum()
+
+    problem.opt.step(closure)
+    problem.scaler.update()
+    plain = Problem(ADAMW, torch.float32)
+    plain.backward(0, scale=False)
+    plain.opt.step()
+    for a, b in zip(problem.params, plain.params, strict=True):
+        assert torch.equal(a, b)
