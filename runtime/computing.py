@@ -166,7 +166,7 @@ def _draw(frame: Frame, port: Any, space: str) -> Any:
 
 
 def _axis_size(frame: Frame, port: Any) -> Any:
-    n = frame.sizes[port.source]
+    n = frame.places(port.source)
     return lambda k, i: n
 
 
@@ -255,7 +255,7 @@ def _model(phase: Compute, frame: Frame) -> None:
             if port.how == "host":
                 row.append(number(frame.group_rows[g][int(port.source)]))
             elif port.how == "size":
-                row.append(frame.sizes[port.source])
+                row.append(frame.places(port.source))
             else:
                 value = frame.get(port.source)
                 row.append(value[g] if own else value)

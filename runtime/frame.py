@@ -77,6 +77,13 @@ class Frame:
             raise RuntimeError(f"the rule reads `{name}`: give it by optimizer.supply({name}=...)")
         return self.inputs[name]
 
+    def places(self, source: str) -> int:
+        """How many places an axis has: one of the loop's answers, or `input:NAME:PLACE`."""
+        if not source.startswith("input:"):
+            return self.sizes[source]
+        _, name, place = source.split(":")
+        return int(self.given(name).shape[int(place)])
+
     def scalar(self, name: str) -> Any:
         """A scalar of the host as a value: of the model, of each group, or of each tensor."""
         place, _, domain = name.partition("@")

@@ -240,7 +240,7 @@ class Prepared:
     def run(self, frame: Frame) -> None:
         for place, port in enumerate(self.inputs["model"]):
             known = port.how == "size"
-            value = frame.sizes[port.source] if known else frame.get(port.source)
+            value = frame.places(port.source) if known else frame.get(port.source)
             self.model[place] = self.near(value)
         for place, port in enumerate(self.inputs["group"]):
             self.group[place] = self.together(list(frame.get(port.source)))

@@ -199,8 +199,8 @@ class Builder:
         if axis.name in cells.SIDES:
             return self.graph.call_function(cells.SIDES[axis.name], (self._like(),))
         if self.low.supplied(axis):
-            name = self.low.axes[axis.name]
-            return self._holder(("size", name), f"places_{name}", name, "size")
+            source = self.low.axes[axis.name]
+            return self._holder(("size", source), f"places_{axis.name}", source, "size")
         for node, value in self.values.items():
             for place, other in enumerate(node.type.axes):
                 if other.name == axis.name and isinstance(value, fx.Node) and self._counts(node):

@@ -44,6 +44,12 @@ def routed_read(node: Node) -> bool:
     return node.op == "restrict" and node.inputs[0].op == "read"
 
 
+def _of_inputs(graph: Graph) -> dict[str, str]:
+    """The axes that arrays of the loop bring, and where a step finds their sizes."""
+    given = [(name, type) for name, type in graph.inputs.items() if type.reach == "model"]
+    return {a.name: f"input:{name}:{k}" for name, type in given for k, a in enumerate(type.axes)}
+
+
 def label(axis: Axis) -> str:
     return axis.name + "'" * axis.primes
 
@@ -60,7 +66,7 @@ class Lowering:
         axes: dict[str, str] | None = None,
     ):
         self.graph, self.roots = graph, [*roots, *_sizing(graph, roots)]
-        self.axes = dict(axes or {})  # those of the loop's answers, and their names there
+        self.axes = _of_inputs(graph) | (axes or {})  # of what the loop gives, and where
         self.bound = set(bound)  # values that are there already: a loop's parameters and captures
         self.hosts: list[Node] = hosts if hosts is not None else []
         self.after: dict[Node, list[Node]] = {}  # places -> the answers that say how many
@@ -172,7 +178,7 @@ class Lowering:
         return "m" if reach in ("group", "model") else "t"
 
     def supplied(self, axis: Axis) -> bool:
-        """Whether an axis comes with the answers of the loop."""
+        """Whether an axis comes with the answers of the loop, or with an input."""
         return axis.name in self.axes
 
     def _c_able(self, n: Node) -> bool:

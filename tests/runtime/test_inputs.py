@@ -46,3 +46,21 @@ def test_the_first_value_of_a_state_may_read_them() -> None:
         opt.supply(x=[torch.tensor([x])])
         opt.step()
     assert w.item() == 13
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_their_axes_size_what_is_made_from_nothing(backend: str) -> None:
+    text = """rule r():
+    input x: model[points], y: model[points, classes]
+    state seen: model[classes] = 0, most: model[points] = 0
+    seen <- seen + sum(sum(eye(points) * x', over = points') * y, over = points)
+    most <- max(most, x)
+    w <- w - sum(seen, over = classes) - sum(most, over = points) * size(points)
+"""
+    w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    opt = optc.loads(text)([w], backend=backend)
+    w.grad = torch.zeros_like(w)
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    opt.supply(x=x, y=torch.ones(3, 2, dtype=torch.float64))
+    opt.step()
+    assert w.item() == pytest.approx(-2 * 6 - 3 * 6)
