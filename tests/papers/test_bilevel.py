@@ -219,3 +219,32 @@ def test_inputs_are_found_from_their_gradient() -> None:
         opt.step()
     assert float(opt.metrics["cost"]) < 1e-6
     torch.testing.assert_close(x.detach(), secret, rtol=0, atol=0.02)
+
+
+# Two players ------------------------------------------------------------------------------------
+
+PLAYERS = """
+rule players(lr = 0.1):
+    target x = named("min.*"), y = named("max.*")
+    loss first, second
+    a = grad[x](first)
+    b = grad[y](second)
+    for x:
+        w <- w - lr * a
+    for y:
+        w <- w - lr * b
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_simultaneous_players_turn_by_a_known_factor(own: float, backend: str) -> None:
+    """min over x, max over y of own / 2 (x^2 - y^2) + x y: each step scales and turns the pair."""
+    x, y = (nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
+    opt = optc.loads(PLAYERS)([("min.x", x), ("max.y", y)], backend=backend)
+    game = lambda: (own / 2 * (x**2 - y**2) + x * y).sum()  # noqa: E731
+    opt.bind(objective={"first": lambda b: game(), "second": lambda b: -game()})
+    for _ in range(50):
+        opt.step()
+    distance = float(torch.hypot(x.detach(), y.detach()))
+    assert distance == pytest.approx(2**0.5 * ((1 - 0.1 * own) ** 2 + 0.01) ** 25, rel=1e-9)

@@ -89,6 +89,16 @@ CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], float, bool]]
         1e-8,  # they add 1e-15 to the running square
         True,
     ),
+    "decoupled decay, the paper's": (
+        steps(
+            "precondition adam()",
+            "regularize decoupled_weight_decay(0.01, 0.002)",
+            "step 1",
+        ),
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.2),
+        1e-11,
+        False,
+    ),
     "prodigy": (
         steps("precondition prodigy(weight_decay = 0.1, d0 = 1e-3)", "step 1"),
         lambda p: theirs.Prodigy(p, weight_decay=0.1, d0=1e-3),
