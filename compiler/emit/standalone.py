@@ -135,6 +135,7 @@ class _Module:
             "start": Raw("lambda slot: STARTS[slot]()"),
             "origin": (self.file, "", program.name),
             "rebuild": None,
+            "scaled": None,  # a GradScaler unscales before the step
             "print_kernel": Raw("signature.carried"),
         }
         whole = replace(program, **parts)
