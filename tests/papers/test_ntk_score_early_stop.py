@@ -14,7 +14,7 @@ DRIFT = """rule lazy(lr = 0.5):
     loss main
     loss outputs: model[examples]
     input y: model[examples]
-    metric drift = lazy_training_drift(outputs = outputs, y = y, lr = lr)
+    metric drift = lazy_training_drift(w, outputs, y; lr = lr)
     loss = main
     step lr
 """
