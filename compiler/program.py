@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -190,6 +191,11 @@ class Loop:
 Phase = Compute | Rest | Evaluate | Call | Route | Loop
 
 
+def asks(phase: Phase) -> bool:
+    """Whether a phase asks the loop for a loss or a derivative."""
+    return isinstance(phase, Evaluate) or isinstance(phase, Loop) and any(map(asks, phase.body))
+
+
 @dataclass
 class Host:
     """The scalars that the host computes in double: leaves in, one row out."""
@@ -252,6 +258,15 @@ class Plan:
     module: fx.GraphModule | None = None
     last_read: list[tuple[str, ...]] = field(default_factory=list)
     """For each phase the values that nothing reads after it."""
+
+    @cached_property
+    def last_asked(self) -> int:
+        """The place of the last phase that asks the loop for a loss or a derivative, or -1."""
+        return max([-1, *(k for k, p in enumerate(self.phases) if asks(p))])
+
+    @cached_property
+    def evaluates_once(self) -> bool:
+        return sum(isinstance(p, Evaluate) for p in self.phases) < 2
 
 
 Lowerings = tuple[Callable[[tuple[bool, ...]], Plan], Callable[[str], Plan]]

@@ -23,6 +23,9 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
     data = frame.get(phase.data)
     if len(phase.axes) == 1 and phase.reads[0].what in ("value", "gradient"):
         return _keep(phase, frame, _many(phase, data, frame))
+    if not phase.axes:
+        points = {t: frame.get(v) if v else None for t, v in phase.points.items()}
+        return _keep(phase, frame, _ask(phase, points, data, {}, frame))
     sizes = []
     for axis in phase.axes:
         if isinstance(data, Mapped) and axis in data.axes:
@@ -40,7 +43,7 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
         chosen = data.items[where[data.axes[0]]] if isinstance(data, Mapped) else data
         answers.append(_ask(phase, points, chosen, where, frame))
     parts = [[a[at] for a in answers] for at in range(len(phase.reads))]
-    _keep(phase, frame, [p[0] if not phase.axes else stacked(p, sizes) for p in parts])
+    _keep(phase, frame, [stacked(p, sizes) for p in parts])
 
 
 def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:

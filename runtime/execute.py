@@ -23,7 +23,7 @@ def run(plan: Plan, frame: Frame) -> None:
 def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     """Run a step and settle it: `commit`, `veto` or `restore`."""
     outcome = ""
-    last = max([-1, *(k for k, p in enumerate(plan.phases) if asks(p))])
+    last = plan.last_asked
     for at, phase in enumerate(plan.phases):
         if at == last + 1 and overflowed(frame.loop):
             outcome = "veto"
@@ -55,11 +55,6 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
         _assign(frame, slot, values[slot])
     frame.written = frame.written or bool(values)
     return outcome
-
-
-def asks(phase: Any) -> bool:
-    """Whether a phase asks the loop for a loss or a derivative."""
-    return isinstance(phase, Evaluate) or isinstance(phase, Loop) and any(map(asks, phase.body))
 
 
 def overflowed(loop: Any) -> bool:

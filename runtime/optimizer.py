@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.bounds import complaint
-from ..compiler.program import UNSCALE, Evaluate, Plan, Program
+from ..compiler.program import UNSCALE, Plan, Program
 from . import execute
 from .capture import capturing, obstacle, write
 from .frame import Frame, took_part
@@ -250,7 +250,7 @@ class Optimizer(torch.optim.Optimizer):
             _, start = self.program.scaled()
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions(), UNSCALE in inputs)
-        loop.turn, loop.once = call, sum(isinstance(p, Evaluate) for p in plan.phases) < 2
+        loop.turn, loop.once = call, plan.evaluates_once
         frame = Frame(
             self.program,
             layout.locals(),
