@@ -81,7 +81,8 @@ class Closure(Loop):
     names. `curvature="finite"` allows Hessian-vector products by central differences. With `scaler`
     the closure calls scaler.scale(loss).backward(); gradients are unscaled as they are read, and
     `found_inf` is noted for scaler.update(). `once` says that the step has one evaluation, which
-    saves a copy of the gradients under DDP(gradient_as_bucket_view=True).
+    saves a copy of the gradients under DDP(gradient_as_bucket_view=True). `added` says whether the
+    closure of the step before added to them (None: unknown), which saves another.
     """
 
     level = "closure"
@@ -95,6 +96,7 @@ class Closure(Loop):
         scaler: Any = None,
         curvature: Literal["exact", "finite"] = "exact",
         once: bool = False,
+        added: bool | None = None,
         guard: Guard | None = None,
         **promises: Any,
     ):
@@ -104,6 +106,7 @@ class Closure(Loop):
             modules = [m for c in self.closures.values() for m in modules_of(c)]
         self.guard = guard or Guard(params, modules or (), **promises)
         self.scaler, self.curvature, self.once = scaler, curvature, once
+        self.added = added
         self.name = ""
         self.all = self.guard.parameters()
         self._reset()
@@ -178,7 +181,9 @@ class Closure(Loop):
             self.first_value = self.found_inf = None
             self.before = [p.grad for p in self.all]
         assert self.before is not None
-        if first or self.adds:
+        if first and self.added is False:
+            self.given = list(self.before)  # the last step's closure let them go: no copy is needed
+        elif first or self.adds:
             self.given = [None if g is None else g.detach().clone() for g in self.before]
         else:
             self.given = [None] * len(self.all)
@@ -191,6 +196,11 @@ class Closure(Loop):
             self.adds = any(
                 g is not None and g is h for g, h in zip(taken, self.given, strict=True)
             )
+            if self.adds and self.added is False and not self.once:
+                raise RuntimeError(
+                    "the closure added to the gradients that it found, which it did not do in the "
+                    "step before: call zero_grad() in each, or in none"
+                )
         taken = [None if g is None else g.detach() for g in taken]
         if self.scaler is not None and self.scaler.is_enabled():
             scale = self.scaler._get_scale_async()
@@ -200,9 +210,10 @@ class Closure(Loop):
                 self.found_inf = torch.zeros((), dtype=torch.float32, device=self.all[0].device)
             unscale(taken, scale, self.found_inf)
         self._refuse_reuse(taken)
-        if not self.once and (self.guard.ranks.reuses_gradients or share_storage(taken)):
-            taken = [None if g is None else g.clone() for g in taken]
-        self.kept += [(weakref.ref(g), address(g)) for g in taken if g is not None]
+        if not self.once:  # else nobody reads them after another evaluation
+            if self.guard.ranks.reuses_gradients or share_storage(taken):
+                taken = [None if g is None else g.clone() for g in taken]
+            self.kept += [(weakref.ref(g), address(g)) for g in taken if g is not None]
         return taken
 
     def _refuse_reuse(self, taken: list[Any]) -> None:
@@ -241,6 +252,7 @@ class Closure(Loop):
         if self.found_inf is not None:
             report(self.scaler, self, self.found_inf)
         failed, guard = self.before is None, self.guard
+        self.added = None if failed else self.adds
         try:
             if not failed:
                 guard.check()

@@ -89,6 +89,7 @@ class Optimizer(torch.optim.Optimizer):
         self.register_load_state_dict_post_hook(_restore_types)
 
     def _fresh(self) -> None:
+        self._added: bool | None = None
         self._layout: Layout | None = None
         self._slots: Slots | None = None
         self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
@@ -192,6 +193,7 @@ class Optimizer(torch.optim.Optimizer):
             self._run(layout, loop, batch)
         finally:
             loop.finish()
+            self._added = getattr(loop, "added", None)
         return getattr(loop, "first_value", None)
 
     @property
@@ -207,7 +209,7 @@ class Optimizer(torch.optim.Optimizer):
             return (bound or self._objective(layout, {})).rebound(objective)
         if closure is not None:
             more = bound.for_closure() if bound is not None else {}
-            return Closure(layout.targets(), closure, **more)
+            return Closure(layout.targets(), closure, added=self._added, **more)
         return bound if bound is not None else Gradients(layout.targets())
 
     def _objective(self, layout: Layout, binding: dict[str, Any]) -> Objective:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -76,25 +76,30 @@ def as_stored(point: Tensor, p: Tensor) -> Tensor:
 @contextmanager
 def standing_at(params: Params, points: Points, in_place: bool | None = None) -> Iterator[None]:
     """Put points under the parameters; at the end they are back to the bit, whatever was raised."""
-    with torch.no_grad(), ExitStack() as back:
-        for target, point in points.items():
-            for p, x in zip(params[target], point or (), strict=point is not None):
-                if x is None or x is p:
-                    continue
-                swap = is_swappable(p) if in_place is None else not in_place
-                _put(p, as_stored(x, p), swap, back)
+    swapped: list[tuple[Tensor, Tensor]] = []
+    copied: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for target, point in points.items():
+                for p, x in zip(params[target], point or (), strict=point is not None):
+                    if x is None or x is p:
+                        continue
+                    swap = is_swappable(p) if in_place is None else not in_place
+                    if swap:
+                        swapped.append((p, p.data))
+                        p.data = as_stored(x, p)
+                    else:
+                        held = local(p.detach())
+                        copied.append((held, held.clone()))
+                        held.copy_(as_stored(x, p))
         with torch.set_grad_enabled(True):
             yield
-
-
-def _put(p: Tensor, point: Tensor, swap: bool, back: ExitStack) -> None:
-    if swap:
-        back.callback(setattr, p, "data", p.data)
-        p.data = point
-    else:
-        held = local(p.detach())
-        back.callback(held.copy_, held.clone())
-        held.copy_(point)
+    finally:
+        with torch.no_grad():
+            for p, data in swapped:
+                p.data = data
+            for held, old in copied:
+                held.copy_(old)
 
 
 # Gradients ------------------------------------------------------------------------------------
