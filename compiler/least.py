@@ -220,7 +220,7 @@ class _Sheet:
         inputs = self.inputs(node)
         self.level[node] = max((self.level[i] + self.ends(i) for i in inputs), default=0)
         if node.op == "evaluate":
-            self.level[node] = max((self.level[i] for i in inputs if plain(i)), default=-1)
+            self.level[node] = max((self.level[i] for i in inputs if plain(i)), default=0)
         if node.op == "evaluate" or node.op in ASKS:
             for given in filter(plain, inputs):
                 self.hand_over(node, given)

@@ -79,16 +79,23 @@ class _Module:
         digest = hashlib.sha256(self.program.origin[1].encode("utf-8", "surrogatepass"))
         module = identifier(self.program.name)
         whole = self._program()
+        options = f"OPTIONS: dict[str, typing.Any] = {data(self.program.options, '', WIDTH - 34)}"
+        lines = [line for block in (*self.phases, *self.plans, *whole, [options]) for line in block]
+        written = re.sub(r'(?s)r""".*?"""', "", "\n".join(lines))
+
+        def uses(module: str) -> bool:
+            return f"{module}." in written
+
         head = [
             f"{MARK}{__version__} from {visible(self.file)}, sha256 {digest.hexdigest()[:16]}",
             *docstring(box.usage(self.program, self.name, module)),
             "",
             "from __future__ import annotations",
             "",
-            *(f"import {name}" for name in IMPORTS if name != "math" or self._uses("math")),
+            *(f"import {name}" for name in IMPORTS if name != "math" or uses("math")),
             "",
-            *(("import torch", "") if self._uses("torch") else ()),
-            f"OPTIONS: dict[str, typing.Any] = {data(self.program.options, '', WIDTH - 34)}",
+            *(("import torch", "") if uses("torch") else ()),
+            options,
         ]
         texts = (f'{INDENT}"{path}": {_raw(chr(10) + text)},' for path, text in carried().items())
         blocks = [
@@ -105,10 +112,6 @@ class _Module:
             *_ending(self.name),
         ]
         return "\n\n\n".join("\n".join(lines) for lines in blocks) + "\n"
-
-    def _uses(self, module: str) -> bool:
-        written = "\n".join(line for block in self.phases + self.plans for line in block)
-        return f"{module}." in re.sub(r'(?s)r""".*?"""', "", written)
 
     # Data ---------------------------------------------------------------------------------
 
