@@ -101,10 +101,13 @@ class Printer:
         return self.cast[name]
 
     def define(self, node: fx.Node, text: str, coarse: bool, logical: bool = False) -> None:
-        """The name is made of the node's letters: no other character of a spec is printed."""
-        name = "v" + re.sub(r"\W", "_", node.name, flags=re.ASCII)
-        while any(name == other for other, _ in self.names.values()):
-            name += "_"
+        """The name is made of the node's letters: no other character of a spec is printed.
+
+        Its number is counted within the phase, so that the turns of a loop that is unrolled are one
+        text, which is built once.
+        """
+        letters = re.sub(r"\W", "_", node.name, flags=re.ASCII)
+        name = f"v{re.sub(r'(_[0-9]+)+$', '', letters)}_{len(self.names)}"
         (self.head if coarse else self.body).append(self.assign(name, text, coarse, logical))
         self.names[node] = (name, coarse)
 

@@ -266,3 +266,11 @@ def test_no_example_is_built_again(path: Path, counts: Counts) -> None:
     Run(driver.program(graph), MANY).train(4)
     assert counts.since(few) == few
     assert native.builds == built
+
+
+def test_the_turns_of_an_unrolled_loop_are_built_once(counts: Counts) -> None:
+    """Twenty turns of a power iteration are twenty phases, and one text each for what they do."""
+    graph = ruled("monitor", "sharpness")
+    assert graph is not None
+    Run(driver.program(graph), FEW).train(1)
+    assert counts.libraries < 10
