@@ -38,7 +38,7 @@ SLOW = {
     *("smoothgrad", "block_update", "gradient_regularised_newton", "greedy_block_select"),
     *("hutchinson_or_cg_newton", "lazy_cubic_newton", "lazy_hessian", "oasis"),
     *("prox_greedy_rules", "psgd_lra", "psgd_dense", "psgd_xmat"),
-    *("accelerated_second_order", "inexact_cubic_step"),
+    *("accelerated_second_order", "inexact_cubic_step", "arch_curvature"),
 }
 """Those that hold matrices over all cells, or take gradients for each: minutes for so many."""
 LR = s.Option("lr", "nonnegative", s.Number(0.01, "0.01"))
@@ -99,8 +99,8 @@ def ruled(kind: str, name: str) -> Graph | None:
     file = s.File("", local)
     try:
         graph = check_probe(_opened(rule, kind, free), file, registry)
-    except CompileError as wrong:  # an option that is one number for all groups stays a constant
-        assert {d.code for d in wrong.diagnostics} == {"E304"}
+    except CompileError as wrong:  # an option that is one number for all groups, or for good
+        assert {d.code for d in wrong.diagnostics} <= {"E304", "E309"}
         graph = check_probe(_opened(rule, kind, []), file, registry)
     return run_passes(graph)
 
@@ -178,7 +178,8 @@ def moved(value: Any, bound: str) -> Any:
 
 def live(run: Run, graph: Graph) -> None:
     """Everything that may change in a run."""
-    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in run.opts]
+    scheduled = [o for o in run.opts if "lr" in o.program.options]
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in scheduled]
     for own in run.opts:
         for name, value in own.program.options.items():
             if isinstance(value, int) and holds_axes(own):  # it may say how long they are
@@ -206,7 +207,7 @@ def live(run: Run, graph: Graph) -> None:
     for own, params in zip(run.opts, run.workers, strict=True):
         params.append(torch.nn.Parameter(torch.full((2,), 0.3, dtype=torch.float64)))
         options = {name: own.param_groups[0][name] for name in own.program.options}
-        own.add_param_group({**options, "params": params[-1:], "lr": 0.5})
+        own.add_param_group({**options, "params": params[-1:]})
     run.train(2)
 
 
@@ -247,7 +248,12 @@ def test_nothing_is_built_again_in_a_run(kind: str, name: str, counts: Counts) -
     run.train(4)
     before = counts.now
     live(run, graph)
-    assert counts.since(before) == Counts()
+    more = counts.since(before)
+    conditions = run.opts[0].program.conditions.names
+    if conditions:  # a variant of the step is made when it first occurs
+        assert more.plans < 2 ** len(conditions)
+    else:
+        assert more == Counts()
 
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.opt"))
