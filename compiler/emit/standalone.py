@@ -139,6 +139,8 @@ class _Module:
             "origin": (self.file, "", program.name),
             "rebuild": None,
             "scaled": None,  # a GradScaler unscales before the step
+            # the places in it without the folders of this machine
+            "not_in_backward": re.sub(r"\S*/([^/\s]+:\d+:\d+)", r"\1", program.not_in_backward),
             "print_kernel": Raw("signature.carried"),
         }
         whole = replace(program, **parts)
