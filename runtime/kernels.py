@@ -326,9 +326,9 @@ class Part:
             cell_offset=[offsets[k] for k in rows],
         )
         shape = max(1, len(frame.rows.distinct)), max(1, whole.width)
-        self.host = torch.zeros(*shape, dtype=torch.float64, device="cpu")
-        # The same memory for Python: making a tensor costs microseconds.
-        self._host = (ctypes.c_double * self.host.numel()).from_address(self.host.data_ptr())
+        # Memory of Python's, which a tensor shows: making a tensor each step costs microseconds.
+        self._host = (ctypes.c_double * (shape[0] * shape[1]))()
+        self.host = torch.frombuffer(self._host, dtype=torch.float64).view(shape)
         self.tensor = whole.zeros(whole.tensor_count, len(rows))
         work = "f64" if key[0] == torch.float64 else "f32"
         signature = (work, *(CODES[d] for d in key[1:]))
