@@ -145,9 +145,16 @@ FSDP = r"""
 """
 
 
+END = """
+import os
+
+os._exit(0)  # all is asserted; at the end of the interpreter gloo's threads now and then abort
+"""
+
+
 @pytest.mark.parametrize("script", [DDP, FSDP], ids=["ddp", "fsdp"])
 def test_two_processes(script: str, tmp_path: Path) -> None:
-    text = textwrap.dedent(COMMON) + textwrap.dedent(script)
+    text = textwrap.dedent(COMMON) + textwrap.dedent(script) + END
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
