@@ -48,7 +48,8 @@ def _node(value: Value) -> yaml.Node:
     if value is None:
         return yaml.ScalarNode("tag:yaml.org,2002:null", "null")
     tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, value, (True, False))
-    if tag.endswith((":null", ":merge", ":value", ":timestamp")) or not value.isascii():
+    switch = tag.endswith(":bool") and value not in ("true", "false")  # a name such as `off`
+    if switch or tag.endswith((":null", ":merge", ":value", ":timestamp")) or not value.isascii():
         tag = "tag:yaml.org,2002:str"
     return yaml.ScalarNode(tag, value, style="|" if "\n" in value else None)
 
