@@ -132,6 +132,12 @@ def fold_axes(x: Tensor, how: str, dims: Sequence[int]) -> Tensor:
     return _fold(x, how, tuple(dims), False)
 
 
+def norm(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """The Euclidean norm over some dimensions, without the squares in memory."""
+    dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    return torch.linalg.vector_norm(x, dim=tuple(dims), dtype=dtype)
+
+
 def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bool) -> Tensor:
     """Reduce over the cells of one tensor: all of them, or those of each row or column."""
     cells = like.dim() if fine else 0
@@ -313,7 +319,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def add_product(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
     """of_z z + of_product a @ b; in bfloat16 rounded once, over a stack too."""
-    if z.dtype == torch.bfloat16:
+    if z.dtype == torch.bfloat16 and any(map(torch._C._functorch.is_batchedtensor, (z, a, b))):
         return _AddProduct.apply(z, a, b, of_z, of_product)
     return torch.addmm(z, a, b, beta=of_z, alpha=of_product)
 

@@ -1,4 +1,4 @@
-"""Matrix products of values that were rounded to bfloat16 run in bfloat16.
+"""What torch does in fewer passes: norms, and products of values rounded to bfloat16.
 
 The meaning of `bf16(x)` is a float32 value on bfloat16's grid. Where a product takes such values
 and is rounded itself, only bfloat16 need move: `bf16(x @ y)`, and `bf16(a * z + b * (x @ y))` as
@@ -18,20 +18,50 @@ from .. import cells
 def low(graph: fx.Graph) -> None:
     """Fuse rounded sums with products, then let the products that may run in bfloat16."""
     for node in list(graph.nodes):
+        _norm(graph, node)
+    for node in list(graph.nodes):
         rounded = bool(node.users) and all(u.target is cells.bf16 for u in node.users)
         if rounded and node.target in (operator.add, operator.sub):
             _fuse(graph, node)
     chosen = [n for n in graph.nodes if _is_product(n) and _may(n)]
     held = {_origin(x) for n in chosen for x in _operands(n)}
+    held |= {n for n in graph.nodes if n.target is cells.bf16 and _leaves(n)}
     for node in held:
         assert node is not None
         node.target = cells.low
     for node in list(graph.nodes):
         if _origin(node) in held:
             for user in list(node.users):
-                if user not in chosen and user.target not in (torch.transpose, cells.low):
+                if user not in chosen and user.target not in TAKE_LOW and user.op != "output":
                     with graph.inserting_after(node):
                         user.replace_input_with(node, graph.call_function(cells.high, (node,)))
+
+
+TAKE_LOW = (torch.transpose, cells.low, cells.norm, cells.narrow, cells.back)
+
+
+def _leaves(n: fx.Node) -> bool:
+    """Whether a rounded value only leaves the phase: what reads it there takes bfloat16."""
+    return all(
+        u.op == "output" or u.target in (cells.narrow, cells.back) and _leaves(u) for u in n.users
+    )
+
+
+def _norm(graph: fx.Graph, node: fx.Node) -> None:
+    """The root of a sum of squares."""
+    fold = node.args[0] if node.target is torch.sqrt else None
+    if not isinstance(fold, fx.Node) or fold.target is not cells.fold_axes or fold.args[1] != "sum":
+        return
+    square = fold.args[0]
+    if not isinstance(square, fx.Node) or not len(fold.users) == len(square.users) == 1:
+        return
+    if square.target is operator.mul and square.args[0] is square.args[1]:
+        with graph.inserting_before(node):
+            made = graph.call_function(cells.norm, (square.args[0], fold.args[2]))
+        made.meta.update(node.meta)
+        node.replace_all_uses_with(made)
+        for gone in (node, fold, square):
+            graph.erase_node(gone)
 
 
 def _fuse(graph: fx.Graph, node: fx.Node) -> None:
