@@ -11,7 +11,11 @@ _LONG = 0xFFFFFFFFFFFFFFFF
 
 def key(seed: int, stream: int) -> int:
     """The 64-bit key of a stream: a stream is the hash of the path of a draw."""
-    k = (seed + ((stream & _WORD) + 1) * 0x9E3779B97F4A7C15) & _LONG
+    return _finish(seed + ((stream & _WORD) + 1) * 0x9E3779B97F4A7C15)
+
+
+def _finish(k: int) -> int:
+    k &= _LONG
     k = ((k ^ k >> 30) * 0xBF58476D1CE4E5B9) & _LONG
     k = ((k ^ k >> 27) * 0x94D049BB133111EB) & _LONG
     return k ^ k >> 31
@@ -57,9 +61,22 @@ def rademacher(
 
 
 def chance(which: int, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
-    """One of the eight whole numbers from 0 to 65535 of a draw, for rounding by chance."""
-    words = philox(seed, stream, call, n, offset)
-    return (words[which // 2] >> 16 * (which % 2) & 0xFFFF).double()
+    """One of the eight whole numbers from 0 to 65535 of a draw, for rounding by chance.
+
+    A hash of seed, stream, call and cell, which costs a tenth of Philox; math.h says why.
+    """
+    whole = _finish(key(seed, stream) + (call & _LONG) * 0x9E3779B97F4A7C15)
+    cell = torch.arange(offset, offset + n, dtype=torch.int64, device="cpu")
+    high = (whole >> 32) + _multiply(cell >> 32 & _WORD, 0x9E3779B1)[1]
+    first = _mix(cell & _WORD ^ (whole & _WORD)) + high
+    word = _mix(first + which // 2 * 0x9E3779B9 & _WORD)
+    return (word >> 16 * (which % 2) & 0xFFFF).double()
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = _multiply(x ^ x >> 16, 0x7FEB352D)[1]
+    x = _multiply(x ^ x >> 15, 0x846CA68B)[1]
+    return x ^ x >> 16
 
 
 def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:

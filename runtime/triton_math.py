@@ -284,6 +284,25 @@ def words(key, cell, call):
 
 
 @triton.jit
+def mix(x):
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def chance_word(key, cell, call, which: tl.constexpr):
+    """A word for rounding by chance, as math.h makes it."""
+    k = key + call.to(tl.uint64) * 0x9E3779B97F4A7C15
+    k = (k ^ (k >> 30)) * 0xBF58476D1CE4E5B9
+    k = (k ^ (k >> 27)) * 0x94D049BB133111EB
+    k = k ^ (k >> 31)
+    far = (cell >> 32).to(tl.uint32) * 0x9E3779B1
+    first = mix(cell.to(tl.uint32) ^ k.to(tl.uint32)) + ((k >> 32).to(tl.uint32) + far)
+    return mix(first + which * 0x9E3779B9 % 4294967296)
+
+
+@triton.jit
 def open_interval(high, low):
     """52 bits in the middle of their interval: never 0, never 1."""
     bits = (high.to(tl.uint64) << 20) | (low >> 12).to(tl.uint64)
@@ -313,50 +332,42 @@ def low_half(word, kind: tl.constexpr):
 
 @triton.jit
 def optc_chance0(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(a, kind)
+    return low_half(chance_word(key, cell, call, 0), kind)
 
 
 @triton.jit
 def optc_chance1(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(a >> 16, kind)
+    return low_half(chance_word(key, cell, call, 0) >> 16, kind)
 
 
 @triton.jit
 def optc_chance2(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(b, kind)
+    return low_half(chance_word(key, cell, call, 1), kind)
 
 
 @triton.jit
 def optc_chance3(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(b >> 16, kind)
+    return low_half(chance_word(key, cell, call, 1) >> 16, kind)
 
 
 @triton.jit
 def optc_chance4(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(c, kind)
+    return low_half(chance_word(key, cell, call, 2), kind)
 
 
 @triton.jit
 def optc_chance5(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(c >> 16, kind)
+    return low_half(chance_word(key, cell, call, 2) >> 16, kind)
 
 
 @triton.jit
 def optc_chance6(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(d, kind)
+    return low_half(chance_word(key, cell, call, 3), kind)
 
 
 @triton.jit
 def optc_chance7(key, cell, call, kind: tl.constexpr):
-    a, b, c, d = words(key, cell, call)
-    return low_half(d >> 16, kind)
+    return low_half(chance_word(key, cell, call, 3) >> 16, kind)
 
 
 @triton.jit

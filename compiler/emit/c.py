@@ -65,8 +65,12 @@ class CPrinter(Printer):
 
     def draw(self, how: str, stream: int) -> str:
         key = f"k{len(self.head)}"
-        self.head.append(f"const uint64_t {key} = optc_key(a->seed, {stream}u);")
         cell = "(uint64_t)(a->cell_offset[r] + start + i)"
+        made = f"optc_key(a->seed, {stream}u)"
+        if how.startswith("chance"):
+            self.head.append(f"const uint64_t {key} = optc_call_key({made}, a->call);")
+            return f"F({how})(optc_mixed({key}, {cell}))"
+        self.head.append(f"const uint64_t {key} = {made};")
         return f"F({how})(optc_philox({key}, {cell}, a->call, 0))"
 
     def apply(self, op: Op, operands: list[str], coarse: bool) -> str:

@@ -30,6 +30,14 @@ void words(uint64_t seed, uint32_t stream, uint64_t call, uint64_t cell, uint32_
         }                                                                                       \\
     }
 DRAW(uniform) DRAW(normal) DRAW(rademacher)
+#define CHANCE(k)                                                                               \\
+    for (int64_t i = 0; i < n; i++)                                                             \\
+        out[k * n + i] = optc_chance##k(optc_mixed(key, cell + (uint64_t)i));
+void chances(uint64_t seed, uint32_t stream, uint64_t call, uint64_t cell, int64_t n, double *out)
+{
+    const uint64_t key = optc_call_key(optc_key(seed, stream), call);
+    CHANCE(0) CHANCE(1) CHANCE(2) CHANCE(3) CHANCE(4) CHANCE(5) CHANCE(6) CHANCE(7)
+}
 float edge(uint32_t high, uint32_t low)
 {
     optc_words w = {high, low, 0, 0};
@@ -129,3 +137,36 @@ def test_moments():
     assert abs((z**4).mean() - 3) < 20 * error
     assert set(r.tolist()) == {-1.0, 1.0} and abs(r.mean()) < error
     assert abs((z[1:] * z[:-1]).mean()) < error
+
+
+@pytest.mark.parametrize(
+    ("seed", "stream", "call", "cell"),
+    [(0, 0, 0, 0), (2**64 - 5, 2**32 - 1, 2**40 + 3, 2**32 - 10), (7, 12345, 9, 2**33)],
+)
+def test_the_same_chances_in_c(library: ctypes.CDLL, seed, stream, call, cell):
+    n = 133
+    out = torch.zeros(8, n, dtype=torch.float64)
+    whole = ctypes.c_uint64
+    library.chances(
+        *(whole(seed), ctypes.c_uint32(stream), whole(call), whole(cell)),
+        *(ctypes.c_int64(n), place(out)),
+    )
+    expected = [random.draw(f"chance{k}", seed, stream, call, n, cell) for k in range(8)]
+    assert torch.equal(out, torch.stack(expected))
+
+
+def test_chances_are_even_and_do_not_follow_each_other():
+    """Means, every bit, neighbours, calls, streams and the eight of a cell: to five sigma."""
+    n = 1 << 18
+    rows = [random.draw(f"chance{k}", 1, 2, 3, n) for k in range(8)]
+    rows += [random.draw("chance0", 1, 2, 4, n), random.draw("chance0", 1, 3, 3, n)]
+    rows += [random.draw("chance0", 2, 2, 3, n), random.draw("chance0", 1, 2, 3, n, n)]
+    x = torch.stack(rows) / 65536 - 0.5
+    bound = 5 / n**0.5
+    assert x.mean(1).abs().max() < bound * 0.289
+    bits = torch.stack([torch.stack(rows).long() >> b & 1 for b in range(16)]).double()
+    assert (bits.mean(2) - 0.5).abs().max() < bound * 0.5
+    alike = (x @ x.T / n - torch.eye(len(x)) / 12).abs()
+    assert alike.max() < bound / 12
+    for lag in (1, 2, 3, 8, 64, 256):
+        assert (x[:, lag:] * x[:, :-lag]).mean(1).abs().max() < bound / 12
