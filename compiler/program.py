@@ -300,3 +300,11 @@ class Program:
     not_in_backward: str = ""
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
     """Prints an element-wise phase for a signature of types, in a language: c or triton."""
+
+    def kernel_text(self, phase: Compute, signature: tuple[str, ...], language: str) -> str:
+        """The text of a phase's kernel, printed once."""
+        key = (language, *signature)
+        if key not in phase.sources:
+            assert self.print_kernel is not None
+            phase.sources[key] = self.print_kernel(phase, signature, language)
+        return phase.sources[key]

@@ -17,11 +17,10 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.formats import sizes_of
 from ..compiler.program import Compute, Program
-from . import native
 from .batching import ready
 from .computing import columns_of
 from .frame import Frame, Held, double, mark_took, present, working
-from .launch import Launch, Reduction
+from .launch import Reduction
 from .table import Table
 from .tensors import staged
 
@@ -33,101 +32,8 @@ CODES = {
     torch.bool: "bool",
     torch.int8: "i8",
 }
-PREAMBLE = """
-#define optc_max(a, b) optc_larger(a, b)
-#define optc_min(a, b) optc_smaller(a, b)
-#define optc_maxf(a, b) optc_largerf(a, b)
-#define optc_minf(a, b) optc_smallerf(a, b)
-#define optc_sqrt(a) sqrt(a)
-#define optc_sqrtf(a) sqrtf(a)
-#define optc_abs(a) fabs(a)
-#define optc_absf(a) fabsf(a)
-#define optc_floor(a) floor(a)
-#define optc_floorf(a) floorf(a)
-#define optc_ceil(a) ceil(a)
-#define optc_ceilf(a) ceilf(a)
-#define optc_round(a) rint(a)
-#define optc_roundf(a) rintf(a)
-#define optc_isfinite(a) ((a) - (a) == 0)
-#define optc_isfinitef(a) ((a) - (a) == 0)
-#define optc_mod(a, b) ((a) - (b) * floor((a) / (b)))
-#define optc_modf(a, b) ((a) - (b) * floorf((a) / (b)))
-#if defined(__clang__)
-#define OPTC_VECTOR _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define OPTC_VECTOR _Pragma("GCC ivdep")
-#endif
-"""
 FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 ABSENT = (1).to_bytes(4, sys.byteorder)
-_told = False
-
-
-def kernels(backend: str, layout: Any) -> Any:
-    """The kernels for a layout, or None where phases run as torch operations."""
-    if backend == "inductor":
-        from .inductor import Inductor
-
-        return Inductor()
-    devices = {p.device for p in layout.params}
-    if backend == "triton" or any(d.type != "cpu" for d in devices):
-        return _on_device(backend, layout, devices)
-    if native.compiler() is None:
-        if backend == "c":
-            raise RuntimeError("no C compiler: set CC, or install cc, gcc or clang")
-        return _told_eager("no C compiler")
-    return Kernels(layout, C())
-
-
-def _on_device(backend: str, layout: Any, devices: set[torch.device]) -> Any:
-    """Triton's kernels, for parameters on one CUDA device."""
-    from . import triton
-
-    wrong = ""
-    if len(devices) > 1:
-        wrong = "parameters on several devices"
-    elif not triton.available():
-        wrong = "no Triton"
-    elif native.compiler() is None:
-        wrong = "no C compiler, which the pointer table and Triton need"
-    elif next(iter(devices)).type != "cuda" and not triton.interpreted():
-        wrong = "no CUDA device under the parameters (TRITON_INTERPRET=1 runs kernels on the CPU)"
-    if backend == "c":
-        raise RuntimeError("backend 'c' runs on the CPU, and the parameters are elsewhere")
-    if not wrong:
-        return Kernels(layout, triton.Triton(next(iter(devices))))
-    if backend == "triton":
-        raise RuntimeError(f"backend 'triton' cannot run: optc found {wrong}")
-    return _told_eager(wrong) if backend == "auto" else None
-
-
-def _told_eager(why: str) -> None:
-    """Say once that steps are slow, and why."""
-    global _told
-    if not _told:
-        _told = True
-        import warnings
-
-        warnings.warn(
-            f"optc found {why}: steps run as torch operations, several times slower",
-            stacklevel=4,
-        )
-
-
-class C:
-    """The printer of the CPU: plain C, built once."""
-
-    language, device = "c", torch.device("cpu")
-
-    def launch(
-        self,
-        phase: Compute,
-        signature: tuple[str, ...],
-        program: Program,
-        table: Table,
-        **values: Any,
-    ) -> Launch:
-        return Launch(kernel(phase, signature, program), table, **values)
 
 
 class Kernels:
@@ -411,17 +317,3 @@ def _cells(x: Tensor, like: Tensor) -> Tensor:
 
 def _is_target(name: str, program: Program) -> bool:
     return program.slots[name[5:].partition("@")[0]].kind == "target"
-
-
-def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> Any:
-    """The compiled C function of a phase for one signature of types."""
-    return native.load(native.header() + PREAMBLE + source(phase, signature, program, "c")).phase
-
-
-def source(phase: Compute, signature: tuple[str, ...], program: Program, language: str) -> str:
-    """The text of a phase's kernel, printed once."""
-    key = (language, *signature)
-    if key not in phase.sources:
-        assert program.print_kernel is not None
-        phase.sources[key] = program.print_kernel(phase, signature, language)
-    return phase.sources[key]

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..compiler.program import Compute, Program
 from . import native
+from .c import C
 from .computing import compute
 from .frame import Frame, write
-from .kernels import C, Kernels
+from .kernels import Kernels
 from .layout import Rows
 
 NAMESPACE = __name__.partition(".")[0]

@@ -319,7 +319,7 @@ class Optimizer(torch.optim.Optimizer):
         """Kernels for the tensors of a layout, or None where phases run as torch operations."""
         if self.backend == "eager":
             return None
-        from .kernels import kernels
+        from .backends import kernels
 
         return kernels(self.backend, layout)
 

@@ -49,7 +49,7 @@ def interpreted() -> bool:
 
 
 class Triton:
-    """The printer of one device; what `kernels.C` is for the CPU."""
+    """The printer of one device; what `c.C` is for the CPU."""
 
     language = "triton"
 
@@ -64,9 +64,7 @@ class Triton:
         table: Table,
         **values: Any,
     ) -> Launch:
-        from .kernels import source
-
-        text = source(phase, signature, program, self.language)
+        text = program.kernel_text(phase, signature, self.language)
         draws = any(port.how == "draw" for port in phase.inputs)
         return Launch(build(text, phase.name), table, draws=draws, **values)
 
