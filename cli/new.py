@@ -59,7 +59,9 @@ def valid_name(text: str) -> str:
 
 def _taken() -> set[str]:
     """What means something in every spec: no name may hide it."""
-    from ..compiler.builtins import BUILTINS, CONSTANTS, METAS
+    from ..compiler.builtins import BUILTINS
+    from ..compiler.builtins.constants import CONSTANTS
+    from ..compiler.builtins.metadata import METAS
     from ..compiler.layout import ALWAYS_WORDS, INFIX_WORDS, LINE_WORDS, UNITS
     from ..compiler.types import REACHES
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import syntax as s
+from .builtins import BUILTINS
 from .ir import Node
 from .oracles import OBJECTIVE_METHODS, gradient_of
 from .primitive import Declaration
@@ -95,17 +96,11 @@ def call_named(ctx: Context, scope: Scope, expr: s.Call) -> Any:
         return current(ctx, scope, "grad", expr.span).apply(arguments(ctx, scope, expr), expr.span)
     # a primitive named like a builtin (`sign`) uses the builtin in its own body
     own = None if scope.in_primitive else ctx.local.get(name)
-    declaration = own or (None if _shadowed(name) else find_function(ctx, name))
+    declaration = own or (None if name in BUILTINS else find_function(ctx, name))
     if declaration is None:
         return None
     given = arguments(ctx, scope, expr)
     return call(ctx, scope, declaration, given, expr.span)
-
-
-def _shadowed(name: str) -> bool:
-    from .builtins import BUILTINS
-
-    return name in BUILTINS
 
 
 def as_function(ctx: Context, scope: Scope, declaration: Declaration) -> Any:

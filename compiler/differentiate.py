@@ -19,7 +19,7 @@ from .matrix_derivatives import REVERSE, extra, tangents
 from .ops import OPS
 from .scope import Context, Scope, agreed
 from .source import NOWHERE, Span
-from .types import MODEL, Axis, Type, finer, meet, union
+from .types import MODEL, Type, finer, meet, union
 
 
 @cache
@@ -99,16 +99,12 @@ def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
             type=replace(value.type, axes=kept),
             span=span,
             how="sum",
-            over=tuple(map(_name, extra)),
+            over=tuple(a.label for a in extra),
         )
     if finer(value.type.reach, type.reach) != type.reach:
         total = Type(type.reach, value.type.axes, type.domain)
         value = ctx.graph.add("reduce", value, type=total, span=span, how="sum", over=type.reach)
     return value
-
-
-def _name(axis: Axis) -> str:
-    return axis.name + "'" * axis.primes
 
 
 Parts = list[tuple[Node, Node]]

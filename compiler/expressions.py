@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import syntax as s
-from .builtins import BUILTINS, CONSTANTS, METAS
+from .builtins import BUILTINS
+from .builtins.constants import CONSTANTS
+from .builtins.metadata import METAS
+from .builtins.views import primed
 from .ir import Node
 from .ops import SYMBOLS
 from .scope import (
@@ -65,13 +68,6 @@ def _name(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     return value
 
 
-def primed(ctx: Context, value: Node, by: int) -> Node:
-    """The same value with its axes primed, so that they do not align with the unprimed ones."""
-    t = value.type
-    axes = tuple(a.prime(by) for a in t.axes)
-    return ctx.graph.add("prime", value, type=Type(t.reach, axes, t.domain, t.logical), by=by)
-
-
 CLOCKS = {"t": "tensor", "steps": "model", "call": "model"}
 INPUTS = {"epoch": 0, "progress": 0, "new_epoch": 0, "steps_per_epoch": 1}
 
@@ -79,7 +75,7 @@ INPUTS = {"epoch": 0, "progress": 0, "new_epoch": 0, "steps_per_epoch": 1}
 def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     """Names that nobody declared: clocks, inputs, facts of a tensor, constants."""
     name, graph = expr.id, ctx.graph
-    domain = ctx.flow[scope.target].type.domain if scope.target in ctx.flow else "w"
+    domain = ctx.domain(scope)
     if name in CLOCKS:
         reach = CLOCKS[name]
         type = Type(reach, (), domain if reach == "tensor" else "")
@@ -297,12 +293,8 @@ def index_axes(ctx: Context, scope: Scope, value: Node, expr: s.Index) -> Node:
         kept = tuple(a for a in t.axes if not a.same(axis))
         places = tuple(a for a in at.type.axes)
         type = Type(t.reach, (*places, *kept), t.domain, t.logical)
-        value = ctx.graph.add("index", value, at, type=type, span=expr.span, axis=str_axis(axis))
+        value = ctx.graph.add("index", value, at, type=type, span=expr.span, axis=axis.label)
     return value
-
-
-def str_axis(axis: Axis) -> str:
-    return axis.name + "'" * axis.primes
 
 
 def _call(ctx: Context, scope: Scope, expr: s.Call) -> Any:

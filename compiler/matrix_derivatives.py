@@ -141,7 +141,7 @@ def _matmul(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -
         if active[b]:
             weighted = ctx.map("mul", a, column, span=span)
             kept = tuple(x for x in weighted.type.axes if not x.same(m))
-            over = (m.name + "'" * m.primes,)
+            over = (m.label,)
             total = ctx.graph.add(
                 "reduce",
                 weighted,

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from . import syntax as s
+from .builtins.views import primed
 from .differentiate import forward, reverse
-from .expressions import primed
 from .ir import Node
 from .scope import Arguments, Context, Function, Scope, as_node
 from .source import Span

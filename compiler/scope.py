@@ -267,6 +267,10 @@ class Context:
 
     # Slots ----------------------------------------------------------------------------------
 
+    def domain(self, scope: Scope) -> str:
+        """The cells that a block works on: its target's, or those of the one target there is."""
+        return self.flow[scope.target].type.domain if scope.target in self.flow else "w"
+
     def flow_of(self, path: str) -> Node:
         """A slot as it is when the step begins."""
         type = self.graph.slots[path].type

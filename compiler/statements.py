@@ -8,7 +8,7 @@ from typing import Any
 
 from . import syntax as s
 from .calls import ENVIRONMENT, current, direction_key, field_of, instance, run, supplied
-from .expressions import evaluate, node, str_axis
+from .expressions import evaluate, node
 from .ir import Ending, Node, postorder
 from .oracles import named_oracle, objective
 from .primitive import Declaration, from_syntax
@@ -170,9 +170,7 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:
     axes = old.type.axes
     chosen = [
-        (str_axis(a), i)
-        for a, i in zip(axes, place.items, strict=False)
-        if not isinstance(i, s.Slice)
+        (a.label, i) for a, i in zip(axes, place.items, strict=False) if not isinstance(i, s.Slice)
     ]
     if len(chosen) != 1:
         ctx.error("E303", "exactly one axis is chosen when a slice is written", place.span)
@@ -185,7 +183,7 @@ def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Nod
 
 def _into_slice(ctx: Context, whole: Type, chosen: str, value: Node, span: Span) -> Node:
     """A value with the axes of the slice that it is written to: `K[i, :] <- r` needs no prime."""
-    left = replace(whole, axes=tuple(a for a in whole.axes if str_axis(a) != chosen))
+    left = replace(whole, axes=tuple(a for a in whole.axes if a.label != chosen))
     have = [a.name for a in value.type.axes]
     if not ctx.fits(value.type, left) and have == [a.name for a in left.axes]:
         type = replace(value.type, axes=left.axes)
@@ -218,7 +216,7 @@ def type_of(ctx: Context, scope: Scope, expr: s.TypeExpr) -> Type:
         axis = Axis(a.name, int(size) if isinstance(size, float) else size, a.primes)
         ctx.axes[a.name] = Axis(a.name, axis.size)
         axes.append(axis)
-    domain = ctx.flow[scope.target].type.domain if scope.target in ctx.flow else "w"
+    domain = ctx.domain(scope)
     return Type(expr.reach, tuple(axes), domain if expr.reach in REACHES[:4] else "")
 
 

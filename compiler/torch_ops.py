@@ -113,12 +113,8 @@ def _expand(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) ->
     return do(cells.filled, x, lengths) if lengths else x
 
 
-def _label(axis: Axis) -> str:
-    return axis.name + "'" * axis.primes
-
-
 def _place(type: Type, label: str) -> int:
-    return [_label(a) for a in type.axes].index(label)
+    return [a.label for a in type.axes].index(label)
 
 
 def _reduce(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
@@ -135,10 +131,10 @@ def _reduce(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) ->
 def _contract(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     letters: dict[str, str] = {}
     specs = [
-        "".join(letters.setdefault(_label(a), chr(97 + len(letters))) for a in x.type.axes)
+        "".join(letters.setdefault(a.label, chr(97 + len(letters))) for a in x.type.axes)
         for x in node.inputs
     ]
-    out = "".join(letters[_label(a)] for a in node.type.axes)
+    out = "".join(letters[a.label] for a in node.type.axes)
     axes = tuple(len(x.type.axes) for x in node.inputs)
     return do(cells.contract, f"{specs[0]}z,{specs[1]}z->{out}", *inputs, axes)
 

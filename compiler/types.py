@@ -27,6 +27,11 @@ class Axis:
         size = f"({self.size})" if isinstance(self.size, int) else ""
         return self.name + size + "'" * self.primes
 
+    @property
+    def label(self) -> str:
+        """The name with its primes: what one axis differs from another by."""
+        return self.name + "'" * self.primes
+
     def same(self, other: Axis) -> bool:
         """Whether both are the same axis; sizes are not compared."""
         return (self.name, self.primes) == (other.name, other.primes)

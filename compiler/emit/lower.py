@@ -50,10 +50,6 @@ def _of_inputs(graph: Graph) -> dict[str, str]:
     return {a.name: f"input:{name}:{k}" for name, type in given for k, a in enumerate(type.axes)}
 
 
-def label(axis: Axis) -> str:
-    return axis.name + "'" * axis.primes
-
-
 class Lowering:
     """Lowers the roots of a graph (or a loop's body) to phases."""
 
@@ -408,7 +404,7 @@ class Lowering:
             return self._ask(n)
         if cls in ("call", "data", "draw", "comm"):
             attributes: dict[str, Any] = dict(n.attrs)
-            attributes["axes"] = [(label(a), self._size(a)) for a in n.type.axes]
+            attributes["axes"] = [(a.label, self._size(a)) for a in n.type.axes]
             attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
             return Call(
                 f"{n.op}_{n.number}",
@@ -466,11 +462,11 @@ class Lowering:
             for t, x in zip(targets, at.inputs, strict=False)
         }
         own = self.graph.objectives[at["objective"]].axes
-        axes: dict[str, Axis] = {label(a): a for a in at.type.axes}
+        axes: dict[str, Axis] = {a.label: a for a in at.type.axes}
         for x in () if plain else n.inputs[1:]:
-            axes.update({label(a): a for a in x.type.axes if not any(a.same(o) for o in own)})
+            axes.update({a.label: a for a in x.type.axes if not any(a.same(o) for o in own)})
         layouts = {
-            self.name(x): tuple(label(a) for a in x.type.axes)
+            self.name(x): tuple(a.label for a in x.type.axes)
             for x in (*at.inputs, *n.inputs[1:])
             if x.type.axes
         }
@@ -486,7 +482,7 @@ class Lowering:
                     r.get("wrt", ""),
                     r.get("of", ""),
                     self.name(r.inputs[1]) if len(r.inputs) > 1 else "",
-                    tuple(label(a) for a in r.type.axes),
+                    tuple(a.label for a in r.type.axes),
                 )
                 for r in reads
             ],

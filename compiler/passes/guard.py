@@ -28,7 +28,7 @@ def guard(graph: Graph) -> Graph:
                 over = replace(total.type, reach="model", domain="")
                 total = graph.add("reduce", total, type=over, how="sum", over="model")
             if total.type.axes:
-                names = tuple(a.name + "'" * a.primes for a in total.type.axes)
+                names = tuple(a.label for a in total.type.axes)
                 total = graph.add("reduce", total, type=MODEL, how="sum", over=names)
         fine = graph.add("isfinite", total, type=LOGICAL)
         bad = graph.add("not", fine, type=LOGICAL)

@@ -1,0 +1,80 @@
+"""Numbers with a name, and values that are made from nothing: filled, unit and evenly spaced."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from ..ir import Node
+from ..scope import AxisName, Context, Scope, as_node, constant
+from ..source import Span
+from ..types import MODEL, Axis, Type
+from .declare import builtin
+
+CONSTANTS: dict[str, float | bool] = {
+    "pi": math.pi,
+    "inf": math.inf,
+    "nan": math.nan,
+    "true": True,
+    "false": False,
+}
+
+
+def _filled(name: str, number: float) -> None:
+    @builtin(name, "like axis?")
+    def build(ctx: Context, scope: Scope, span: Span, like: Any, axis: Any = None) -> Node:
+        """A constant for each cell of `like` (and each place of `axis`), or for each place of an
+        axis alone.
+        """
+        if isinstance(like, AxisName):
+            like, axis = ctx.graph.const(number, span), like
+        type = replace(as_node(ctx, like, span).type, logical=False)
+        if isinstance(axis, AxisName):
+            type = replace(type, axes=(*type.axes, axis.axis))
+        return ctx.expand(ctx.graph.const(number, span), type, span)
+
+
+_filled("zeros", 0.0)
+_filled("ones", 1.0)
+
+
+def axis_of(ctx: Context, value: Any, span: Span) -> Axis:
+    if not isinstance(value, AxisName):
+        ctx.error("E308", "the name of an axis is expected here", span, "for example `eye(losses)`")
+    return value.axis
+
+
+@builtin("eye", "axis")
+def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
+    a = axis_of(ctx, axis, span)
+    reach, domain = (
+        ("tensor", ctx.flow[scope.target].type.domain)
+        if a.name in ("rows", "cols", "short", "long")
+        else ("model", "")
+    )
+    return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
+
+
+@builtin("size", "axis")
+def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
+    a = axis_of(ctx, axis, span)
+    if isinstance(a.size, int):
+        return ctx.graph.const(a.size, span)
+    if isinstance(a.size, Node):
+        return a.size
+    return ctx.graph.add("size", type=MODEL, known=2, span=span, axis=a)
+
+
+@builtin("grid", "axis low high n")
+def grid(ctx: Context, scope: Scope, span: Span, axis: Any, low: Any, high: Any, n: Any) -> Node:
+    """n points from low to high along a new axis."""
+    places = constant(as_node(ctx, n, span))
+    if not isinstance(places, int) or not 2 <= places <= 4096:
+        ctx.error("E309", "`grid` needs a constant number of points, 2 to 4096", span)
+    a = Axis(axis_of(ctx, axis, span).name, places)
+    ctx.axes[a.name] = a
+    i = ctx.graph.add("iota", type=Type("model", (a,)), known=2, span=span)
+    lo, hi = as_node(ctx, low, span), as_node(ctx, high, span)
+    step = ctx.map("div", ctx.map("sub", hi, lo, span=span), ctx.graph.const(places - 1), span=span)
+    return ctx.map("add", lo, ctx.map("mul", i, step, span=span), span=span)

@@ -1,0 +1,47 @@
+"""How a function of the language is declared: a name, its parameters, and what builds its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..scope import Arguments, Context, Scope
+from ..source import Span, nearest
+
+Build = Callable[[Context, Scope, Arguments, Span], Any]
+BUILTINS: dict[str, Build] = {}
+
+
+def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[..., Any]:
+    """Register a function; `parameters` are names, a trailing `?` marks an optional one."""
+    names = [p.strip("?") for p in parameters.split()]
+    needed = [p for p in parameters.split() if not p.endswith("?")]
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def build(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Any:
+            if rest:
+                return function(ctx, scope, span, *given.positional, **given.named)
+            bound = dict(zip(names, given.positional, strict=False))
+            if len(given.positional) > len(names):
+                ctx.error(
+                    "E205", f"`{name}` takes {len(names)} arguments: {', '.join(names)}", span
+                )
+            for key, value in given.named.items():
+                if key not in names:
+                    ctx.error(
+                        "E203",
+                        f"`{name}` has no argument `{key}`",
+                        given.spans.get(key, span),
+                        nearest(key, names),
+                    )
+                bound[key] = value
+            missing = [n for n in needed if n not in bound]
+            if missing:
+                help = "name what it goes over: `over = model`" if missing == ["over"] else ""
+                ctx.error("E207", f"`{name}` needs `{missing[0]}`", span, help)
+            return function(ctx, scope, span, **bound)
+
+        BUILTINS[name] = build
+        return function
+
+    return register

@@ -1,0 +1,96 @@
+"""Functions that depend on the order of cells: ranks, sorted cells, running sums, the largest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..ir import Node
+from ..scope import Context, Function, Scope, as_node
+from ..source import Span
+from ..types import Axis
+from .declare import builtin
+from .reductions import reduce
+from .views import back, flat
+
+
+def _order(name: str) -> None:
+    @builtin(name, "x over?")
+    def build(ctx: Context, scope: Scope, span: Span, x: Any, over: Any = None) -> Node:
+        value = as_node(ctx, x, span)
+        if over is None and len(value.type.axes) == 1:
+            over = value.type.axes
+        axis = _reach(ctx, over, span)
+        kept = tuple(a for a in value.type.axes if a.label != axis)
+        if len(kept) == len(value.type.axes):
+            ctx.unknown("axis", axis, [str(a) for a in value.type.axes], span, "E308")
+        type = replace(value.type, axes=kept if name.startswith("arg") else value.type.axes)
+        return ctx.graph.add("order", value, type=type, span=span, how=name, over=axis)
+
+
+for _name in ("rank", "argmin", "argmax", "sort", "cumsum", "flip", "roll"):
+    _order(_name)
+
+
+@builtin("quantile", "x q over")
+def quantile(ctx: Context, scope: Scope, span: Span, x: Any, q: Any, over: Any) -> Node:
+    value = as_node(ctx, x, span)
+    if _reach(ctx, over, span) == "model":  # the order of all cells matters: they become one axis
+        value, over = flat(ctx, scope, span, value), (Axis("all"),)
+    whole = reduce(ctx, "quantile", value, over, span)
+    if not isinstance(whole["over"], tuple):
+        ctx.error("E308", "a quantile goes over the model or over one axis", span)
+    return ctx.graph.add(
+        "reduce",
+        value,
+        as_node(ctx, q, span),
+        type=whole.type,
+        span=span,
+        how="quantile",
+        over=whole["over"],
+    )
+
+
+@builtin("top", "x over by? fraction? k?")
+def top(
+    ctx: Context,
+    scope: Scope,
+    span: Span,
+    x: Any,
+    over: Any,
+    by: Any = None,
+    fraction: Any = None,
+    k: Any = None,
+) -> Node:
+    """The largest cells over a reach, zero elsewhere; ties go by position."""
+    value = as_node(ctx, x, span)
+    name = (
+        "abs"
+        if isinstance(by, Function)
+        else by[0].name
+        if isinstance(by, tuple) and by and isinstance(by[0], Axis)
+        else "value"
+    )
+    if (fraction is None) == (k is None):
+        ctx.error("E207", "`top` needs either `fraction` or `k`", span)
+    size = as_node(ctx, fraction if k is None else k, span)
+    whole = _reach(ctx, over, span) == "model" and value.type.reach == "element"
+    if not whole and _reach(ctx, over, span) not in ("tensor", "all"):
+        ctx.error("E308", "`top` goes over the model or each tensor", span)
+    source = flat(ctx, scope, span, value) if whole else value
+    kept = ctx.graph.add(
+        "select",
+        source,
+        size,
+        type=source.type,
+        span=span,
+        by=name,
+        of="k" if fraction is None else "fraction",
+    )
+    return back(ctx, scope, span, kept, like=value) if whole else kept
+
+
+def _reach(ctx: Context, over: Any, span: Span) -> str:
+    if not isinstance(over, tuple) or len(over) != 1 or not isinstance(over[0], Axis):
+        ctx.error("E308", "`over` names one reach or one axis", span)
+    return over[0].label

@@ -1,0 +1,97 @@
+"""Functions that make a value coarser: one number of many cells, over a reach or over axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..ir import Node
+from ..scope import Context, Mixing, Scope, as_node
+from ..source import Span
+from ..types import REACHES, Axis, coarser_or_equal
+from .declare import builtin
+from .mixing import mix
+
+
+def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span) -> Node:
+    """Make a value coarser: over a reach, or over named axes."""
+    if not isinstance(over, tuple) or not all(isinstance(a, Axis) for a in over):
+        ctx.error("E308", "`over` names a reach or an axis", span, f"a reach: {', '.join(REACHES)}")
+    if len(over) == 1 and over[0].name in REACHES:
+        reach = over[0].name
+        if reach == value.type.reach:
+            return value
+        if not coarser_or_equal(reach, value.type.reach):
+            ctx.error(
+                "E308",
+                f"a value of reach {value.type.reach} has no cells to reduce over {reach}",
+                span,
+            )
+        type = replace(value.type.at(reach), logical=how in ("any", "all"))
+        return ctx.graph.add("reduce", value, type=type, span=span, how=how, over=reach)
+    for axis in over:
+        if value.type.axis(axis.name, axis.primes) is None:
+            known = [str(a) for a in value.type.axes]
+            ctx.unknown("axis", axis.name, [*known, *REACHES], span, "E308")
+    kept = tuple(a for a in value.type.axes if not any(a.same(o) for o in over))
+    names = tuple(o.label for o in over)
+    type = replace(value.type, axes=kept, logical=how in ("any", "all"))
+    return ctx.graph.add("reduce", value, type=type, span=span, how=how, over=names)
+
+
+def _reduction(name: str, how: str) -> None:
+    @builtin(name, "x over")
+    def build(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
+        return reduce(ctx, how, as_node(ctx, x, span), over, span)
+
+
+for _name, _how in (("sum", "sum"), ("any", "any"), ("all", "all"), ("product", "prod")):
+    _reduction(_name, _how)
+
+
+@builtin("count", "x over")
+def count(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
+    """How many cells a value has over a reach (all of them, whatever their values)."""
+    value = as_node(ctx, x, span)
+    one = ctx.map(
+        "where",
+        ctx.map("eq", value, value, span=span),
+        ctx.graph.const(1.0),
+        ctx.graph.const(1.0),
+        span=span,
+    )
+    return reduce(ctx, "sum", one, over, span)
+
+
+@builtin("mean", "x over")
+def mean(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
+    value = as_node(ctx, x, span)
+    if over == (Axis("workers"),):
+        return mix(ctx, scope, span, value, Mixing(("complete",)))
+    return ctx.map(
+        "div",
+        reduce(ctx, "sum", value, over, span),
+        count(ctx, scope, span, value, over),
+        span=span,
+    )
+
+
+@builtin("norm", "x over")
+def norm(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
+    """The Euclidean norm over a reach or over axes."""
+    value = as_node(ctx, x, span)
+    square = ctx.map("mul", value, value, span=span)
+    return ctx.map("sqrt", reduce(ctx, "sum", square, over, span), span=span)
+
+
+@builtin("dot", "a b over")
+def dot(ctx: Context, scope: Scope, span: Span, a: Any, b: Any, over: Any) -> Node:
+    """Products summed over a reach; axes that only one operand has stay."""
+    left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    if not left.type.axes and not right.type.axes:
+        return reduce(ctx, "sum", ctx.map("mul", left, right, span=span), over, span)
+    product = ctx.map("mul", left, right, span=span)
+    summed = reduce(ctx, "sum", product, over, span)
+    if not any(o.name in REACHES for o in over):
+        return summed
+    return ctx.graph.add("contract", left, right, type=summed.type, span=span, over=over[0].name)
