@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .gradients import Gradients
 from .layout import Layout
-from .loops import Gradients
 from .state import Slots
 
 TWICE = (

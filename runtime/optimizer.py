@@ -13,10 +13,13 @@ from ..compiler.bounds import complaint
 from ..compiler.program import UNSCALE, Plan, Program
 from . import execute
 from .capture import capturing, obstacle, write
+from .closure import Closure
 from .frame import Frame, took_part
+from .gradients import Gradients
 from .in_backward import InBackward
 from .layout import Layout
-from .loops import Closure, Gradients, Loop, Objective
+from .loop import Loop
+from .objective import Objective
 from .state import Slots, to_local
 from .workers import alone, own_seed, seated
 
@@ -154,7 +157,7 @@ class Optimizer(torch.optim.Optimizer):
     def bind(
         self, model: torch.nn.Module | None = None, objective: Any = None, **more: Any
     ) -> Optimizer:
-        """Tell the rule how to evaluate its losses at any point: see `runtime.loops.Objective`."""
+        """Tell the rule how to evaluate its losses at any point: see `objective.Objective`."""
         layout = self._arrange()
         self._binding = {"model": model, "objective": objective, **more}
         self._bound = self._objective(layout, self._binding)

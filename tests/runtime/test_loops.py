@@ -13,8 +13,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from optc.runtime.loops import Closure, Gradients, Objective
-from optc.runtime.parallel import finite_hvp, modules_of
+from optc.runtime.closure import Closure
+from optc.runtime.derivatives import finite_hvp
+from optc.runtime.gradients import Gradients
+from optc.runtime.inspection import modules_of
+from optc.runtime.objective import Objective
 
 HELD = {"w": None}
 
@@ -490,7 +493,8 @@ RANKS = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel as DDP
-    from optc.runtime.loops import Closure, Objective
+    from optc.runtime.closure import Closure
+    from optc.runtime.objective import Objective
 
     rank, store = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)

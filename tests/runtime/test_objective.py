@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 import optc
-from optc.runtime.loops import Closure, Objective
+from optc.runtime.closure import Closure
+from optc.runtime.objective import Objective
 
 HELD = {"w": None}
 check = torch.testing.assert_close

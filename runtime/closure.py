@@ -1,8 +1,4 @@
-"""The training loops that people write, as answers to what a rule asks.
-
-`optimizer.step()` gives gradients, `step(closure)` gives them at any point, and a bound objective
-gives everything: other batches, curvature, single examples (`objective.Objective`).
-"""
+"""The loop of `optimizer.step(closure)`: values and gradients at any point."""
 
 from __future__ import annotations
 
@@ -13,58 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .objective import Objective
-from .parallel import (
-    Answer,
-    Guard,
-    Loop,
-    Params,
-    Points,
-    finite_hvp,
-    modules_of,
-    once_only,
-    report,
-    unscale,
-)
+from .derivatives import finite_hvp, once_only
+from .inspection import modules_of
+from .isolation import Isolation
+from .loop import Loop
+from .points import Answer, Params, Points
+from .scaler import report, unscale
 from .tensors import local
-
-__all__ = ["Closure", "Gradients", "Loop", "Objective", "modules_of"]
-
-
-class Gradients(Loop):
-    """`optimizer.step()`: the gradients that a backward pass left in `.grad`."""
-
-    level = "gradients"
-
-    def remedy(self) -> str:
-        return (
-            "optimizer.step() gives only the gradients in .grad. Pass a closure that runs "
-            "zero_grad, forward and backward and returns the loss: optimizer.step(closure); or "
-            "optimizer.bind(model=model, objective=lambda batch: ...) and step(batch=batch)"
-        )
-
-    def evaluate(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: dict[str, Any] | None = None,
-    ) -> tuple[Any, Answer]:
-        """What is in `.grad`."""
-        if value:
-            raise self.missing(f"the value of `{objective}`")
-        if parts or any(p is not None for p in points.values()):
-            raise self.missing(f"the gradient of `{objective}` at another point")
-        return None, {t: [p.grad for p in self.params[t]] for t in gradients}
-
-    def hvp(
-        self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
-    ) -> list[Any]:
-        """Nothing here can be differentiated twice."""
-        raise Loop(self.params).missing(f"the curvature of `{objective}`")
 
 
 class Closure(Loop):
@@ -97,18 +48,18 @@ class Closure(Loop):
         curvature: Literal["exact", "finite"] = "exact",
         once: bool = False,
         added: bool | None = None,
-        guard: Guard | None = None,
+        isolation: Isolation | None = None,
         **promises: Any,
     ):
         super().__init__(params)
         self.closures = dict(closure) if isinstance(closure, Mapping) else {"": closure}
-        if modules is None and guard is None:
+        if modules is None and isolation is None:
             modules = [m for c in self.closures.values() for m in modules_of(c)]
-        self.guard = guard or Guard(params, modules or (), **promises)
+        self.isolation = isolation or Isolation(params, modules or (), **promises)
         self.scaler, self.curvature, self.once = scaler, curvature, once
         self.added = added
         self.name = ""
-        self.all = self.guard.parameters()
+        self.all = self.isolation.parameters()
         self._reset()
 
     def _reset(self) -> None:
@@ -119,7 +70,7 @@ class Closure(Loop):
         self.shown: list[Any] | None = None
         self.shown_held = False
         self.settled: set[str] = set()
-        self.guard.reset()
+        self.isolation.reset()
 
     def evaluate(
         self,
@@ -137,7 +88,7 @@ class Closure(Loop):
             raise self.missing(f"`{objective}` in parts")
         self._lay_out()
         try:
-            with self.guard.evaluation(points):
+            with self.isolation.evaluation(points):
                 loss = closure()
             taken = self._take()
         except BaseException:
@@ -211,7 +162,7 @@ class Closure(Loop):
             unscale(taken, scale, self.found_inf)
         self._refuse_reuse(taken)
         if not self.once:  # else nobody reads them after another evaluation
-            if self.guard.ranks.reuses_gradients or share_storage(taken):
+            if self.isolation.ranks.reuses_gradients or share_storage(taken):
                 taken = [None if g is None else g.clone() for g in taken]
             self.kept += [(weakref.ref(g), address(g)) for g in taken if g is not None]
         return taken
@@ -242,7 +193,7 @@ class Closure(Loop):
         """After an error: the step was not."""
         if self.before is not None:
             _set(self.all, self.before)
-        self.guard.rewind()
+        self.isolation.rewind()
         self.before, self.shown = None, None
 
     def finish(self) -> None:
@@ -251,11 +202,11 @@ class Closure(Loop):
             _set(self.all, self.shown)
         if self.found_inf is not None:
             report(self.scaler, self, self.found_inf)
-        failed, guard = self.before is None, self.guard
+        failed, isolation = self.before is None, self.isolation
         self.added = None if failed else self.adds
         try:
             if not failed:
-                guard.check()
+                isolation.check()
         finally:
             self._reset()
 

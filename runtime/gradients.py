@@ -1,0 +1,44 @@
+"""The loop of `optimizer.step()`: gradients where the parameters stand, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loop import Loop
+from .points import Answer, Points
+
+
+class Gradients(Loop):
+    """`optimizer.step()`: the gradients that a backward pass left in `.grad`."""
+
+    level = "gradients"
+
+    def remedy(self) -> str:
+        return (
+            "optimizer.step() gives only the gradients in .grad. Pass a closure that runs "
+            "zero_grad, forward and backward and returns the loss: optimizer.step(closure); or "
+            "optimizer.bind(model=model, objective=lambda batch: ...) and step(batch=batch)"
+        )
+
+    def evaluate(
+        self,
+        objective: str,
+        points: Points,
+        data: Any,
+        *,
+        value: bool,
+        gradients: tuple[str, ...],
+        parts: dict[str, Any] | None = None,
+    ) -> tuple[Any, Answer]:
+        """What is in `.grad`."""
+        if value:
+            raise self.missing(f"the value of `{objective}`")
+        if parts or any(p is not None for p in points.values()):
+            raise self.missing(f"the gradient of `{objective}` at another point")
+        return None, {t: [p.grad for p in self.params[t]] for t in gradients}
+
+    def hvp(
+        self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
+    ) -> list[Any]:
+        """Nothing here can be differentiated twice."""
+        raise Loop(self.params).missing(f"the curvature of `{objective}`")

@@ -1,0 +1,73 @@
+"""The losses of a rule as functions of a batch, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .inspection import takes_argument
+
+Function = Callable[..., Any]
+
+
+class Losses:
+    """One function for the rule's loss, or one for each of several; each may give a dict of them.
+
+    `name` is the loss that a single function without a name stands for.
+    """
+
+    def __init__(
+        self,
+        objective: Function | Mapping[str, Function] | None,
+        functions: Mapping[str, Function],
+    ):
+        self.functions = dict(functions)
+        self.default: Function | None = None
+        self.name = ""
+        self.bind(objective)
+
+    def bind(self, objective: Function | Mapping[str, Function] | None) -> None:
+        """Take this objective from now on."""
+        if isinstance(objective, Mapping):
+            self.functions.update(objective)
+        else:
+            self.default, self.name = objective, ""
+
+    def answer(self, name: str, data: Any, parts: Mapping[str, Any] | None = None) -> Tensor:
+        """One call of the objective."""
+        function = self._function(name)
+        arguments = () if data is None and not takes_argument(function) else (data,)
+        found = function(*arguments, **(parts or {}))
+        if isinstance(found, Mapping):
+            if name not in found:
+                raise RuntimeError(f"the objective gives no loss {name!r}: {', '.join(found)}")
+            return found[name]
+        if name not in self.functions:
+            self.name = self.name or name
+            if self.name != name:
+                raise RuntimeError(
+                    f"the rule evaluates `{self.name}` and `{name}`: pass a function for each, "
+                    f"objective={{{self.name!r}: f, {name!r}: g}}, or return a dict of losses"
+                )
+        if not isinstance(found, Tensor):
+            raise TypeError(f"the objective `{name}` returns {type(found).__name__}, not a tensor")
+        return found
+
+    def scalar(self, name: str, data: Any) -> Tensor:
+        """The same of an objective that has one value."""
+        f = self.answer(name, data)
+        if f.dim():
+            raise RuntimeError(f"`{name}` has several values; curvature is of one: take its mean")
+        return f
+
+    def _function(self, name: str) -> Function:
+        if name in self.functions:
+            return self.functions[name]
+        if self.default is None:
+            raise RuntimeError(
+                f"the rule evaluates `{name}`: pass optimizer.bind(model=model, "
+                f"objective={{{name!r}: lambda batch: ...}})"
+            )
+        return self.default
