@@ -212,6 +212,7 @@ def run(
         target=scope.target,
         in_primitive=True,
         turns=tuple(ctx.turns),
+        again=bool(made.seen),
     )
     inner.block = inner
     previous = previous or {}

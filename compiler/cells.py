@@ -381,7 +381,15 @@ def factors(x: Tensor, how: str) -> Sequence[Tensor]:
     """All factors."""
     if how == "svd":
         return torch.linalg.svd(x, full_matrices=False)
-    return torch.linalg.eigh(x) if how == "eigh" else torch.linalg.qr(x)
+    return torch.linalg.eigh(x) if how == "eigh" else qr(x)
+
+
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Q with the sides of x, and a square R; where x is wide, zeros fill what has no direction."""
+    q, r = torch.linalg.qr(x)
+    missing = x.shape[-1] - q.shape[-1]
+    pad = torch.nn.functional.pad
+    return (pad(q, (0, missing)), pad(r, (0, 0, 0, missing))) if missing else (q, r)
 
 
 def lstsq(a: Tensor, b: Tensor) -> Tensor:

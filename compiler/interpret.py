@@ -528,14 +528,16 @@ class _Turn:
         stream = node["stream"]
         for x in node.inputs:  # turns of a loop draw different numbers
             stream = stream * 1_000_003 + 1 + int(self.memo[x])
-        lead = [self._size(a) for a in node.type.axes]
+        axes = node.type.axes
         if node.type.reach in ("model", "group"):
+            lead = [self._size(a) for a in axes]
             count = torch.Size(lead).numel()
             return draw(node["how"], stream, self.run.call, count).reshape(lead)
         members = self.run.members[node.type.domain]
+        own = [self.run.shapes[i] if node.type.reach == "element" else () for i in members]
         shapes = [
-            torch.Size([*lead, *(self.run.shapes[i] if node.type.reach == "element" else ())])
-            for i in members
+            torch.Size([*map(self._sizes(i), axes), *cells])
+            for i, cells in zip(members, own, strict=True)
         ]
         numbers = draw(node["how"], stream, self.run.call, sum(s.numel() for s in shapes))
         parts = torch.split(numbers, [s.numel() for s in shapes])

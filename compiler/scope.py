@@ -89,7 +89,8 @@ class Turn:
 class Scope:
     """Names of one block; looked up outwards.
 
-    `turns` are those of the loops in which the primitive at hand was called.
+    `turns` are those of the loops in which the primitive at hand was called; `again` says that its
+    body is read once more, at another point, so that its states are there already.
     """
 
     parent: Scope | None = None
@@ -99,6 +100,7 @@ class Scope:
     in_primitive: bool = False
     block: Scope | None = None
     turns: tuple[Turn, ...] = ()
+    again: bool = False
 
     def child(self, **more: Any) -> Scope:
         return Scope(
@@ -110,6 +112,7 @@ class Scope:
                 "in_primitive": self.in_primitive,
                 "block": self.block,
                 "turns": self.turns,
+                "again": self.again,
                 **more,
             },
         )

@@ -227,8 +227,8 @@ def _declare(ctx: Context, scope: Scope, statement: s.Declare) -> None:
 
 def _state(ctx: Context, scope: Scope, slot: s.Slot) -> None:
     path = scope.path + slot.name
-    if ctx.turns and path in ctx.flow and path in ctx.graph.slots:
-        scope.names[slot.name] = SlotRef(path)  # a turn of a loop after the first
+    if (ctx.turns or scope.again) and path in ctx.flow and path in ctx.graph.slots:
+        scope.names[slot.name] = SlotRef(path)  # a turn of a loop, or a point, after the first
         return
     init, type = _initial(ctx, scope, slot, "state")
     if ctx.loops and any(n.op == "parameter" for n in postorder([init])):

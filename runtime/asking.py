@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compiler import workers
+from ..compiler.cells import SIDES
 from ..compiler.program import Call, Evaluate
 from .frame import Frame, truth, working
 from .random import draw
@@ -234,25 +235,38 @@ def answer(loop: Any, name: str, arguments: list[Any]) -> Any:
     return back(weights.to(result.dtype))[0]
 
 
+def _places(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
+    """How many places axes have; the sides of a matrix are those of the tensor `like`."""
+    found = []
+    for name, size in axes:
+        plain = name.rstrip("'")
+        if like is not None and plain in SIDES:
+            found.append(SIDES[plain](like))
+        else:
+            found.append(frame.sizes[plain] if size is None else frame.size(size))
+    return found
+
+
 def _random(phase: Call, frame: Frame) -> Any:
     a = phase.attributes
     stream = a["stream"]
     for x in phase.inputs:  # turns of a loop draw different numbers
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
-    lead = [frame.sizes[k.rstrip("'")] if n is None else frame.size(n) for k, n in a["axes"]]
     if a["reach"] in ("model", "group"):
-        count = torch.Size(lead).numel()
-        numbers = draw(a["how"], frame.seed, stream, frame.call, count, 0)
+        lead = _places(frame, a["axes"])
+        numbers = draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0)
         return numbers.reshape(lead).to(frame.device, non_blocking=True)
-    result, offset = [], torch.Size(lead).numel() * frame.before.get(a["domain"], 0)
+    result, drawn = [], 0
     for i in frame.members[a["domain"]]:
         t = frame.tensors[i]
+        lead = _places(frame, a["axes"], t)
         shape = torch.Size([*lead, *(t.shape if a["reach"] == "element" else ())])
         first, whole = frame.place(i) if a["reach"] == "element" else (0, 1)
         if lead and whole != t.numel() and a["reach"] == "element":
             raise RuntimeError("the rule draws several numbers a cell, and parameters are sharded")
-        start = offset + first
+        places = torch.Size(lead).numel()
+        start = places * frame.before.get(a["domain"], 0) + drawn + first
         numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start)
-        offset += torch.Size(lead).numel() * whole
+        drawn += places * whole
         result.append(numbers.reshape(shape).to(t.device, working(t).dtype, non_blocking=True))
     return result

@@ -207,6 +207,27 @@ rule probed(lr: nonnegative = 0.1):
     w <- w - lr * mean(z * hvp(f, w, z), over = probes)
 """
 
+PROJECTED = """
+rule projected(lr: nonnegative = 0.1, r: count = 3):
+    state P: tensor[rows, rank(r)] = 0, m: tensor[rank(r), cols] = 0
+    g = matrix(grad(w))
+    every 2:
+        q, R = qr(normal(P))
+        P <- q
+    m <- 0.9 * m + transpose(P) @ g
+    w <- w - lr * back(P @ m)
+"""
+
+PULLED = """
+regularize to_start(loss, w; strength: nonnegative = 0.1):
+    state start = w
+    return loss(w) + strength / 2 * dot(w - start, w - start, over = model)
+
+rule pulled(lr: nonnegative = 0.1):
+    regularize to_start()
+    w <- w - lr * grad(w + 0.1 * grad(w))
+"""
+
 RULES = {
     "adamw": ADAMW,
     "momentum": MOMENTUM,
@@ -229,4 +250,6 @@ RULES = {
     "flat_noise": NOISE,
     "called": CALLED,
     "probed": PROBED,
+    "projected": PROJECTED,
+    "pulled": PULLED,
 }
