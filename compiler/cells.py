@@ -106,14 +106,18 @@ def arrange(x: Any, places: Sequence[int], axes: int, like: Tensor | None, fine:
     return x if fine else x.reshape((*x.shape, *(1 for _ in range(cells))))
 
 
+def extent(shape: Sequence[int], reach: str) -> tuple[int, ...]:
+    """The dimensions that a value of a reach has in a tensor of this shape."""
+    if reach == "row":
+        return (*shape[:1], *(1 for _ in shape[1:]))
+    if reach == "column":
+        return (*(1 for _ in shape[:1]), *shape[1:])
+    return tuple(shape) if reach == "element" else ()
+
+
 def spread(x: Any, sizes: Sequence[int], reach: str, like: Tensor) -> Tensor:
     """Broadcast an aligned value to axes of these sizes and to the cells of a reach."""
-    cells: tuple[int, ...] = tuple(like.shape) if reach == "element" else ()
-    if reach == "row":
-        cells = (*like.shape[:1], *(1 for _ in like.shape[1:]))
-    elif reach == "column":
-        cells = (*(1 for _ in like.shape[:1]), *like.shape[1:])
-    shape = tuple(int(n) for n in sizes) + cells
+    shape = tuple(int(n) for n in sizes) + extent(like.shape, reach)
     if isinstance(x, Tensor):
         return x.to(like.dtype if x.is_floating_point() else x.dtype).broadcast_to(shape)
     return torch.full(

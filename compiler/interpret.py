@@ -534,10 +534,11 @@ class _Turn:
             count = torch.Size(lead).numel()
             return draw(node["how"], stream, self.run.call, count).reshape(lead)
         members = self.run.members[node.type.domain]
-        own = [self.run.shapes[i] if node.type.reach == "element" else () for i in members]
         shapes = [
-            torch.Size([*map(self._sizes(i), axes), *cells])
-            for i, cells in zip(members, own, strict=True)
+            torch.Size(
+                [*map(self._sizes(i), axes), *cells.extent(self.run.shapes[i], node.type.reach)]
+            )
+            for i in members
         ]
         numbers = draw(node["how"], stream, self.run.call, sum(s.numel() for s in shapes))
         parts = torch.split(numbers, [s.numel() for s in shapes])

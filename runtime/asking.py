@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..compiler import workers
-from ..compiler.cells import SIDES
+from ..compiler import cells, workers
 from ..compiler.program import Call, Evaluate
 from .frame import Frame, truth, working
 from .random import draw
@@ -240,8 +240,8 @@ def _places(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
     found = []
     for name, size in axes:
         plain = name.rstrip("'")
-        if like is not None and plain in SIDES:
-            found.append(SIDES[plain](like))
+        if like is not None and plain in cells.SIDES:
+            found.append(cells.SIDES[plain](like))
         else:
             found.append(frame.sizes[plain] if size is None else frame.size(size))
     return found
@@ -256,16 +256,19 @@ def _random(phase: Call, frame: Frame) -> Any:
         lead = _places(frame, a["axes"])
         numbers = draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0)
         return numbers.reshape(lead).to(frame.device, non_blocking=True)
+    reach, domain = a["reach"], a["domain"]
     result, drawn = [], 0
-    for i in frame.members[a["domain"]]:
+    for i in frame.members[domain]:
         t = frame.tensors[i]
-        lead = _places(frame, a["axes"], t)
-        shape = torch.Size([*lead, *(t.shape if a["reach"] == "element" else ())])
-        first, whole = frame.place(i) if a["reach"] == "element" else (0, 1)
-        if lead and whole != t.numel() and a["reach"] == "element":
-            raise RuntimeError("the rule draws several numbers a cell, and parameters are sharded")
-        places = torch.Size(lead).numel()
-        start = places * frame.before.get(a["domain"], 0) + drawn + first
+        lead, own = _places(frame, a["axes"], t), cells.extent(t.shape, reach)
+        first, whole = frame.place(i) if reach == "element" else (0, math.prod(own))
+        if frame.place(i)[1] != t.numel() and (lead and own or reach in ("row", "column")):
+            raise RuntimeError(
+                "parameters are sharded, and the rule draws numbers for rows, for columns, or "
+                "several for a cell"
+            )
+        shape, places = torch.Size([*lead, *own]), math.prod(lead)
+        start = places * frame.before.get(domain, 0) + drawn + first
         numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start)
         drawn += places * whole
         result.append(numbers.reshape(shape).to(t.device, working(t).dtype, non_blocking=True))

@@ -26,7 +26,11 @@ def _random(name: str) -> None:
         """A draw for each cell; calls in other places, or in other turns of a loop, differ."""
         type = replace(as_node(ctx, like, span).type, logical=False) if like is not None else MODEL
         if axis is not None:
-            type = replace(type, axes=(axis_of(ctx, axis, span), *type.axes))
+            own = axis_of(ctx, axis, span)
+            if type.axis(own.name, own.primes) is not None:
+                help = f"leave it out: `{name}(x)` draws for each of its places"
+                ctx.error("E301", f"the value has the axis `{own}` already", span, help)
+            type = replace(type, axes=(own, *type.axes))
         return _draw(ctx, name, type, span)
 
 
