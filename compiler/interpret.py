@@ -133,7 +133,7 @@ class Interpreter:
             for s, n in graph.writes.items()
             if outcome == "commit" or s in graph.always
         }
-        self.metrics = {k: turn.value(n) for k, n in graph.metrics.items()}
+        self.metrics = {k: self._metric(n, turn.value(n)) for k, n in graph.metrics.items()}
         for slot in graph.slots:
             if slot not in self.slots and (outcome == "commit" or slot in graph.always):
                 self.slots[slot] = turn.initial(slot)
@@ -154,6 +154,12 @@ class Interpreter:
             self.steps += 1
         self.call += 1
         return self.metrics
+
+    def _metric(self, node: Node, value: Cells) -> Cells:
+        """What a step reports: of a value that each group has, a number if there is one group."""
+        value = value[0] if node.type.reach == "group" and len(self.options) == 1 else value
+        plain = isinstance(value, int | float)  # the size of an axis
+        return torch.tensor(float(value), dtype=torch.float64) if plain else value
 
     def _outcome(self, turn: _Turn) -> str:
         for ending in self.graph.outcomes:

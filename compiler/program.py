@@ -258,6 +258,8 @@ class Plan:
     module: fx.GraphModule | None = None
     last_read: list[tuple[str, ...]] = field(default_factory=list)
     """For each phase the values that nothing reads after it."""
+    grouped: frozenset[str] = frozenset()
+    """The metrics that each group has one of."""
 
     @cached_property
     def last_asked(self) -> int:

@@ -57,6 +57,13 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     return outcome
 
 
+def metrics(plan: Plan, frame: Frame) -> dict[str, Any]:
+    """What the step reports: of a value that each group has, a number where there is one group."""
+    values = {k: frame.get(v) for k, v in plan.metrics.items()}
+    one = len(frame.group_rows) == 1
+    return {k: v[0] if one and k in plan.grouped else v for k, v in values.items()}
+
+
 def overflowed(loop: Any) -> bool:
     """Whether a GradScaler's scale was too large for a gradient of this step: it is skipped."""
     found = getattr(loop, "found_inf", None)

@@ -153,8 +153,7 @@ class Step:
         for target in self.program.targets:
             for i, value in zip(layout.members[target], frame.slots[target], strict=True):
                 moved[i] = value
-        metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
-        return pytree.tree_unflatten(moved, spec), after, metrics
+        return pytree.tree_unflatten(moved, spec), after, execute.metrics(plan, frame)
 
     def _begin(self, frame: Frame, host: HostRows, names: list[str]) -> None:
         for name in names:

@@ -281,7 +281,7 @@ class Optimizer(torch.optim.Optimizer):
         if recording and (why := obstacle(plan) or self.in_backward and "it runs within backward"):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
         outcome = execute.step(plan, frame, self._snapshots)
-        self.metrics = {k: frame.get(v) for k, v in plan.metrics.items()}
+        self.metrics = execute.metrics(plan, frame)
         if recording:
             self._recorded = plan
             return "recorded"

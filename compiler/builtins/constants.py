@@ -11,6 +11,7 @@ from ..scope import AxisName, Context, Scope, as_node, constant
 from ..source import Span
 from ..types import MODEL, Axis, Type
 from .declare import builtin
+from .metadata import meta
 
 CONSTANTS: dict[str, float | bool] = {
     "pi": math.pi,
@@ -63,6 +64,11 @@ def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
         return ctx.graph.const(a.size, span)
     if isinstance(a.size, Node):
         return a.size
+    if a.name in ("rows", "cols", "short", "long"):
+        rows, cols = (meta(ctx, scope, what, span) for what in ("rows", "cols"))
+        if a.name in ("rows", "cols"):
+            return rows if a.name == "rows" else cols
+        return ctx.map("min" if a.name == "short" else "max", rows, cols, span=span)
     return ctx.graph.add("size", type=MODEL, known=2, span=span, axis=a)
 
 

@@ -33,14 +33,18 @@ def dtype(ctx: Context, scope: Scope, span: Span, *names: Any) -> Node:
 
 @builtin("shape", "place")
 def shape(ctx: Context, scope: Scope, span: Span, place: Any) -> Node:
-    at = constant(as_node(ctx, place, span))
-    domain = ctx.domain(scope)
-    return ctx.graph.add("meta", type=Type("tensor", (), domain), known=1, what="shape", place=at)
+    return meta(ctx, scope, "shape", span, place=constant(as_node(ctx, place, span)))
 
 
 def _matches(ctx: Context, scope: Scope, what: str, patterns: tuple[Any, ...], span: Span) -> Node:
     if not patterns or not all(isinstance(p, str) for p in patterns):
         ctx.error("E310", 'this takes patterns as texts, like `named("*bias")`', span)
-    domain = ctx.domain(scope)
-    type = Type("tensor", (), domain, logical=True)
-    return ctx.graph.add("meta", type=type, known=1, span=span, what=what, patterns=patterns)
+    return meta(ctx, scope, what, span, logical=True, patterns=patterns)
+
+
+def meta(
+    ctx: Context, scope: Scope, what: str, span: Span, logical: bool = False, **more: Any
+) -> Node:
+    """What the host knows of each tensor of the target."""
+    type = Type("tensor", (), ctx.domain(scope), logical)
+    return ctx.graph.add("meta", type=type, known=1, span=span, what=what, **more)

@@ -48,7 +48,7 @@ class Builder:
                 continue
             inputs = [self._value(i, node) for i in node.inputs]
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
-            if node.op == "size" and self.mode in ("t", "m"):  # torch's functions take tensors
+            if node.op == "size":  # torch's functions take tensors
                 self.values[node] = self._do(node)(cells.number, self.values[node])
         self.graph.output(tuple(self._result(a) for a in self.anchors))
         self._decompose_once()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from ..cells import arrange, either, fold_cells, spread
+from ..cells import arrange, either, fold_cells, number, spread
 from ..ops import OPS, Op
 from ..program import Compute
 from ..torch_ops import FUNCTIONS
@@ -132,6 +132,10 @@ class Printer:
         first = node.args[0]
         if node.target is fold_cells:  # the sum itself is taken in `_results`
             self.names[node] = self.names[first] if isinstance(first, fx.Node) else ("", False)
+            return
+        if node.target is number:
+            assert isinstance(first, fx.Node)
+            self.names[node] = self.names[first]
             return
         if node.target is arrange:  # a value without axes: its place among dimensions is nothing
             assert node.args[1] == () and isinstance(first, fx.Node)

@@ -59,6 +59,7 @@ def plan(graph: Graph) -> Plan:
         evals={k: low.name(n) for k, n in graph.evals.items()},
         always=graph.always,
         reaches={f"v{n.number}": n.type.reach for n in low.order},
+        grouped=frozenset(k for k, n in graph.metrics.items() if n.type.reach == "group"),
     )
     made.host = host_module(
         low.hosts

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
-from optc.cli.contract import BOUND, Problem, gap, meaning, trained
 from optc.compiler import driver
 from optc.compiler.ir import Graph
 from optc.compiler.source import CompileError, Source
 from optc.plugins.registry import library
 from optc.runtime import native
+from optc.runtime.optimizer import optimizer_class
 
+from .rich import Problem, interpreted, optimized
+
+BOUND = 1e-9
 RULES = {
     "draws for rows with an axis": """
         z = normal(norm(grad(w), over = row), probes(3))
@@ -23,34 +29,61 @@ RULES = {
         state s: row[probes(3)] = 0
         s <- s + uniform(s)
         w <- w - lr * s[0]""",
+    "a function of a size alone": """
+        loss residual: model[residuals]
+        metric places = size(residuals)
+        metric root = sqrt(size(residuals))
+        w <- w - lr * sqrt(size(residuals)) * sum(grad(residual, w), over = residuals) / 9""",
+    "functions of the size of a batch": """
+        n = size(examples)
+        J = grad(w, on = each(batch))
+        a = min(n, 3) * (n % 4) * (n // 2) * round(n / 5) * exp(-n) * (n > 3)
+        w <- w - lr * a * mean(J, over = examples) - lr / sqrt(n)""",
+    "sizes of the sides of matrices": """
+        x = matrix(w)
+        s = sqrt(size(short)) + size(long) + size(rows) * size(cols) + size(all)
+        w <- w - lr * s * grad(w) / 1000""",
+    "metrics of options": """
+        metric root = sqrt(lr)
+        metric rate = lr
+        metric scaled = lr * norm(w, over = model)
+        metric count = 2
+        step lr""",
 }
 REFUSED = {
     "an axis drawn for twice": (
-        "J = grad(w + normal(w, probes(2)))\n"
-        "w <- w - lr * mean(normal(J, probes(2)), over = probes)",
+        """
+        J = grad(w + normal(w, probes(2)))
+        w <- w - lr * mean(normal(J, probes(2)), over = probes)""",
         "the value has the axis `probes(2)` already",
     ),
 }
 
 
-def text(body: str) -> str:
-    lines = "\n".join(
-        "    " + line.removeprefix("        ") for line in body.strip("\n").split("\n")
-    )
-    return f"rule r(lr = 0.1):\n{lines}\n"
-
-
 def graph(body: str) -> Graph:
-    return driver.graph(Source("odd.opt", text(body)), library())
+    lines = "\n".join("    " + x.removeprefix("        ") for x in body.strip("\n").split("\n"))
+    return driver.graph(Source("odd.opt", f"rule r(lr = 0.1):\n{lines}\n"), library())
+
+
+def agree(found: Any, wanted: Any) -> bool:
+    """Whether a metric is the same number, or the same list of values."""
+    if isinstance(wanted, list):
+        return isinstance(found, list) and all(map(agree, found, wanted))
+    return isinstance(found, Tensor) and torch.allclose(found, wanted.double(), rtol=BOUND)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_meaning_is_one(name: str) -> None:
     rule = graph(RULES[name])
-    wanted = meaning(rule)
-    assert all(bool(x.isfinite().all()) for x in wanted)
+    wanted, metrics = interpreted(rule)
+    size = max(float(x.abs().max()) for x in wanted)
+    assert size < 1e6
     for backend in ("eager", "c") if native.compiler() else ("eager",):
-        assert gap(trained(rule, backend), wanted) < BOUND, backend
+        found, reported = optimized(rule, backend)
+        gap = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+        assert gap < BOUND * size, backend
+        assert reported.keys() == metrics.keys()
+        assert all(agree(reported[k], metrics[k]) for k in metrics), (backend, reported, metrics)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -63,6 +96,22 @@ def test_it_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("reach, places", [("row", 3), ("column", 4), ("tensor", 1)])
 def test_each_place_of_a_reach_has_a_number_of_its_own(reach: str, places: int) -> None:
-    start = Problem().values()[0]
-    moved = start - meaning(graph(f"w <- w - lr * normal(norm(w, over = {reach}))"), 1)[0]
-    assert len(torch.unique(moved.round(decimals=12))) == places
+    moved = interpreted(graph(f"w <- normal(norm(w, over = {reach}))"))[0][0]
+    assert moved.shape == (3, 4) and len(torch.unique(moved)) == places
+
+
+def test_a_metric_of_options_is_a_number_for_each_group() -> None:
+    model = Problem()
+    rule = graph("metric rate = 2 * lr\nstep lr")
+    made = optimizer_class(driver.program(rule))
+    first, *others = model.parameters()
+    for groups, wanted in (
+        ([first, *others], 0.2),
+        ([{"params": [first]}, {"params": others, "lr": 0.5}], [0.2, 1.0]),
+    ):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        opt = made(groups)
+        opt.step()
+        found = opt.metrics["rate"]
+        assert (list(map(float, found)) if isinstance(wanted, list) else float(found)) == wanted

@@ -23,7 +23,7 @@ def divergences(delta: float) -> list[float]:
     for t in range(49, 0, -1):
         opt.supply(abar=abar[t], next=abar[t - 1])
         opt.step()
-        found.append(float(opt.metrics["divergence"][0]))
+        found.append(float(opt.metrics["divergence"]))
     return found
 
 

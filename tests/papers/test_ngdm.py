@@ -23,7 +23,7 @@ def test_descent_on_hubers_function_cycles_where_it_is_not_sharp() -> None:
         opt.step()
         ends.append(float(x.detach()))
     assert sorted(ends[-2:]) == pytest.approx([-0.07, 0.03], abs=1e-12)
-    assert opt.metrics["limit"] == [20]
+    assert opt.metrics["limit"] == 20
     assert float(opt.metrics["sharpness"]) == pytest.approx(0, abs=1e-12)
     assert float(opt.metrics["cycle"]) < 1e-7
 
