@@ -74,13 +74,14 @@ def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
 
 @builtin("grid", "axis low high n")
 def grid(ctx: Context, scope: Scope, span: Span, axis: Any, low: Any, high: Any, n: Any) -> Node:
-    """n points from low to high along a new axis."""
+    """n points from low to high along a new axis; one point is low."""
     places = constant(as_node(ctx, n, span))
-    if not isinstance(places, int) or not 2 <= places <= 4096:
-        ctx.error("E309", "`grid` needs a constant number of points, 2 to 4096", span)
+    if not isinstance(places, int) or not 1 <= places <= 4096:
+        ctx.error("E309", "`grid` needs a constant number of points, 1 to 4096", span)
     a = Axis(axis_of(ctx, axis, span).name, places)
     ctx.axes[a.name] = a
     i = ctx.graph.add("iota", type=Type("model", (a,)), known=2, span=span)
     lo, hi = as_node(ctx, low, span), as_node(ctx, high, span)
-    step = ctx.map("div", ctx.map("sub", hi, lo, span=span), ctx.graph.const(places - 1), span=span)
+    gaps = ctx.graph.const(max(places - 1, 1))
+    step = ctx.map("div", ctx.map("sub", hi, lo, span=span), gaps, span=span)
     return ctx.map("add", lo, ctx.map("mul", i, step, span=span), span=span)

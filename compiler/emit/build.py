@@ -210,7 +210,7 @@ class Builder:
     def _counts(self, node: Node) -> bool:
         """Whether a value surely has all places of its axes: one that is still to be broadcast has
         not."""
-        return self._boundary(node) or node.op == "matmul"
+        return self._boundary(node) or node.op in ("matmul", "svd")
 
 
 def _friendly(node: Node) -> str:

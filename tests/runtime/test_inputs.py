@@ -64,3 +64,19 @@ def test_their_axes_size_what_is_made_from_nothing(backend: str) -> None:
     opt.supply(x=x, y=torch.ones(3, 2, dtype=torch.float64))
     opt.step()
     assert w.item() == pytest.approx(-2 * 6 - 3 * 6)
+
+
+def test_singular_values_say_how_many_they_are() -> None:
+    """What is made from nothing for each of them, or for one place of a grid, has its size."""
+    text = """rule r():
+    input x: model[points, classes]
+    U, S, V = svd(x)
+    place = cumsum(0 * S + 1, over = singular)
+    w <- w - sum(place * S, over = singular) - sum(grid(one, 5, 9, 1), over = one)
+"""
+    w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    opt = optc.loads(text)([w])
+    w.grad = torch.zeros_like(w)
+    opt.supply(x=torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=torch.float64))
+    opt.step()
+    assert w.item() == pytest.approx(-(3 + 2 * 2) - 5)
