@@ -13,6 +13,7 @@ from ..compiler.bounds import complaint
 from ..compiler.program import UNSCALE, Plan, Program
 from . import execute
 from .capture import capturing, obstacle, write
+from .checkpoint import keep_types, restore_types
 from .closure import Closure
 from .frame import Frame, took_part
 from .gradients import Gradients
@@ -88,8 +89,8 @@ class Optimizer(torch.optim.Optimizer):
         self._snapshots: list[Any] = []
         self._fresh()
         super().__init__(params, defaults)
-        self.register_load_state_dict_pre_hook(_keep_types)
-        self.register_load_state_dict_post_hook(_restore_types)
+        self.register_load_state_dict_pre_hook(keep_types)
+        self.register_load_state_dict_post_hook(restore_types)
 
     def _fresh(self) -> None:
         self._added: bool | None = None
@@ -354,33 +355,6 @@ class Optimizer(torch.optim.Optimizer):
         layout = self._arrange()
         if self._slots is None:
             self._slots = Slots(self.program, layout, self.state)
-
-
-def _keep_types(optimizer: Any, state_dict: dict[str, Any]) -> None:
-    """Remember saved state as it is: torch casts every state to the type of its parameter."""
-    order = [i for group in state_dict["param_groups"] for i in group["params"]]
-    optimizer._saved = [state_dict["state"].get(i, {}) for i in order]
-
-
-def _restore_types(optimizer: Any) -> None:
-    """Put state back in the types that it was saved with."""
-    params = [p for g in optimizer.param_groups for p in g["params"]]
-    for p, entries in zip(params, optimizer.__dict__.pop("_saved", []), strict=False):
-        for key, value in entries.items():
-            now = optimizer.state[p].get(key)
-            if isinstance(now, Tensor) and isinstance(value, Tensor) and now.dtype != value.dtype:
-                optimizer.state[p][key] = value.detach().clone().to(now.device)
-    for group in optimizer.param_groups:
-        for name, default in optimizer.program.options.items():
-            group.setdefault(name, default)
-            if isinstance(group[name], list):
-                group[name] = tuple(group[name])
-        for name in ("calls", "steps", "seed", "maximize"):
-            group.setdefault(name, 0)
-    optimizer._layout = None
-    optimizer._slots = None
-    if optimizer._backward is not None:
-        optimizer._backward.forget()
 
 
 def optimizer_class(program: Program, name: str = "", module: str = "") -> type[Optimizer]:

@@ -75,14 +75,15 @@ def build(source: str, name: str) -> Any:
     import triton
     import triton.language as tl
 
-    from . import triton_math
+    from . import triton_formats, triton_math, triton_random
 
     shown = "optc_phase_" + re.sub(r"\W", "_", name, flags=re.ASCII)
     text = source.replace("def phase(", f"def {shown}(", 1)
     # Triton asks for the text of the function: it has one without being a file.
     file = f"<optc {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    names = {k: v for k, v in vars(triton_math).items() if k.startswith("optc_")}
+    known = {**vars(triton_math), **vars(triton_random), **vars(triton_formats)}
+    names = {k: v for k, v in known.items() if k.startswith("optc_")}
     scope: dict[str, Any] = {"__name__": __name__, "triton": triton, "tl": tl, **names}
     exec(compile(text, file, "exec", dont_inherit=True), scope)
     return scope[shown]
@@ -228,7 +229,7 @@ class Launch:
         self.counters.of(self._counters(call))
 
     def _finish(self, first: bool) -> None:
-        from .triton_math import finish
+        from .triton_reduction import finish
 
         _, chunk_row, _, row_begin = self.cut
         tensor_values, group_values, model_values = self.values

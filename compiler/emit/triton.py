@@ -4,7 +4,7 @@ One program runs one chunk of one tensor, so a phase is one launch whatever the 
 Whole blocks of a chunk whose addresses are all aligned take a loop without masks, whose loads and
 stores are 128 bits wide; the rest, and tensors that begin at odd places, take a masked loop that
 promises no more than the alignment of an element. Sums run in one double a lane of the block and
-are folded to one partial a chunk; `finish` in runtime/triton_math.py adds the chunks.
+are folded to one partial a chunk; `finish` in runtime/triton_reduction.py adds the chunks.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_reductions_are_double_and_every_kernel_is_built() -> None:
             assert "v4" in "".join(accesses(ptx)) or work == "f64"
     norm, _ = ptx_of(CLIPPED, "f32", "f32")
     assert re.search(r"add(\.rn)?\.f64", norm) and not re.search(r"\b(atom|red)\.", norm)
-    from optc.runtime.triton_math import finish
+    from optc.runtime.triton_reduction import finish
 
     assert not re.search(r"\b(atom|red)\.", compiled(finish))
 
