@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+
+from .processes import run
 
 COMMON = r"""
     import sys, torch, torch.distributed as dist
@@ -145,30 +143,6 @@ FSDP = r"""
 """
 
 
-END = """
-import os
-
-os._exit(0)  # all is asserted; at the end of the interpreter gloo's threads now and then abort
-"""
-
-
 @pytest.mark.parametrize("script", [DDP, FSDP], ids=["ddp", "fsdp"])
 def test_two_processes(script: str, tmp_path: Path) -> None:
-    text = textwrap.dedent(COMMON) + textwrap.dedent(script) + END
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", text, str(rank), str(tmp_path / "store")],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run(COMMON + script, tmp_path / "store")

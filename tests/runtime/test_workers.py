@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from optc.compiler.source import CompileError, Source
 from optc.compiler.workers import SEEDS, mix
 from optc.plugins.registry import library
 from optc.runtime.random import draw
+
+from .processes import run
 
 GOSSIP = "rule gossip(lr = 0.1, W = {}) over workers:\n    w <- mix(w - lr * grad(w), W)\n"
 TRACKING = """
@@ -165,14 +165,7 @@ def test_one_process_means_what_the_interpreter_means(name: str, backend: str) -
 
 def test_one_process_each_gives_the_numbers_of_one(tmp_path: Path) -> None:
     script = PROBLEM + f"RULES, STEPS = {RULES!r}, {STEPS}\n" + textwrap.dedent(PROCESS)
-    arguments = ["3", str(tmp_path / "store"), str(tmp_path / "out")]
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", script, str(i), *arguments], stderr=subprocess.PIPE)
-        for i in range(3)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors.decode()
+    run(script, 3, tmp_path / "store", tmp_path / "out", count=3)
     found = [torch.load(tmp_path / f"out{i}") for i in range(3)]
     for name, text in RULES.items():
         expected, _ = simulated(text)
