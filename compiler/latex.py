@@ -17,7 +17,7 @@ SIGNS = {
     "*": r"\,", "@": r"\,", "%": r"\bmod", "and": r"\land", "or": r"\lor", "==": "=",
     "!=": r"\neq", "<=": r"\leq", ">=": r"\geq",
 }  # fmt: skip
-FUNCTIONS = frozenset("sin cos tanh exp ln max min arg".split())
+FUNCTIONS = frozenset("sin cos arctan tanh exp ln max min arg".split())
 
 
 def algorithm(tree: s.Rule | s.Primitive) -> str:

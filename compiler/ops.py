@@ -90,6 +90,7 @@ OPS: dict[str, Op] = dict(
         _row("ln", 1, "log", "optc_log{f}({0})", "1 / a"),
         _row("sin", 1, "sin", "optc_sin{f}({0})", "cos(a)"),
         _row("cos", 1, "cos", "optc_cos{f}({0})", "-sin(a)"),
+        _row("arctan", 1, "atan", "optc_atan{f}({0})", "1 / (1 + a^2)"),
         _row("tanh", 1, "tanh", "optc_tanh{f}({0})", "1 - r^2"),
         _row("sigmoid", 1, "sigmoid", "optc_sigmoid{f}({0})", "r * (1 - r)"),
         _row("erf", 1, "erf", "optc_erf{f}({0})", "2 / sqrt(pi) * exp(-a^2)"),

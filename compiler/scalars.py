@@ -126,6 +126,7 @@ HOST: dict[str, Callable[..., float]] = {
     "ln": ln,
     "sin": sin,
     "cos": cos,
+    "arctan": math.atan,
     "tanh": math.tanh,
     "sigmoid": sigmoid,
     "erf": math.erf,

@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(torch, OPS[name].torch)
         for name in (
-            "abs sqrt exp ln sin cos tanh sigmoid erf floor ceil round where "
+            "abs sqrt exp ln sin cos arctan tanh sigmoid erf floor ceil round where "
             "and or not isfinite copy"
         ).split()
     },

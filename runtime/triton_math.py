@@ -1,10 +1,11 @@
 """Mathematics of emitted Triton phases: what `math.h` is for C.
 
 The types of the operands choose the form. A float goes through double inside and is rounded once;
-exp, ln, tanh, sigmoid, pow and normal numbers are math.h's polynomials, operation by operation, so
-a kernel compiled without contraction gives C's bits. sin, cos and erf of floats are those of
-double, rounded: 0.50x ulp. Doubles (rules in float64, and what is coarser than an element) use the
-device's own exp, log, sin, cos and erf; tanh and pow are made of those.
+exp, ln, arctan, tanh, sigmoid, pow and normal numbers are math.h's polynomials, operation by
+operation, so a kernel compiled without contraction gives C's bits. sin, cos and erf of floats are
+those of double, rounded: 0.50x ulp. Doubles (rules in float64, and what is coarser than an element)
+use the device's own exp, log, sin, cos and erf; tanh and pow are made of those, and arctan is the
+same in both.
 """
 
 from __future__ import annotations
@@ -199,6 +200,35 @@ def optc_tanh(x):
             1.0 - z * (0.3333333333333333 - z * (0.13333333333333333 - z * 0.05396825396825397))
         )
         return tl.where(tl.abs(d) < 0.0625, near, copysign(far, d)).to(tl.float32)
+
+
+@triton.jit
+def optc_atan(x):
+    d = x.to(tl.float64)
+    a = tl.abs(d)
+    t = tl.where(a > 1, 1.0 / tl.where(a > 1, a, 1.0), a)
+    z = t * t
+    y = z * 1.2631178430477426e-05 - 0.00014617088163625013
+    y = y * z + 0.0008033604181626027
+    y = y * z - 0.0028047655531701315
+    y = y * z + 0.007038646202989813
+    y = y * z - 0.013674139288399478
+    y = y * z + 0.021740213830758134
+    y = y * z - 0.02970071773623423
+    y = y * z + 0.03651081352721035
+    y = y * z - 0.042125723963855326
+    y = y * z + 0.04719723992321112
+    y = y * z - 0.052527255573225747
+    y = y * z + 0.05880342002401543
+    y = y * z - 0.06666371187721098
+    y = y * z + 0.0769227555520563
+    y = y * z - 0.09090906605656898
+    y = y * z + 0.11111110982087126
+    y = y * z - 0.14285714281592693
+    y = y * z + 0.19999999999929946
+    y = y * z - 0.3333333333333286
+    y = y * z + 1.0
+    return copysign(tl.where(a > 1, 1.5707963267948966 - t * y, t * y), d).to(x.dtype)
 
 
 @triton.jit

@@ -20,7 +20,8 @@ def _map(name: str, op: str, arity: int) -> None:
         return ctx.map(op, *values, span=span)
 
 
-for _op in "abs sign sqrt exp ln sin cos tanh sigmoid erf floor ceil round bf16 isfinite".split():
+UNARY = "abs sign sqrt exp ln sin cos arctan tanh sigmoid erf floor ceil round bf16 isfinite"
+for _op in UNARY.split():
     _map(_op, _op, 1)
 
 _map("where", "where", 3)

@@ -145,6 +145,7 @@ _TABLE: dict[str, Make] = {
     "log": _same("ln"),
     "sin": _same("sin"),
     "cos": _same("cos"),
+    "atan": _same("arctan"),
     "tanh": _same("tanh"),
     "sigmoid": _same("sigmoid"),
     "erf": _same("erf"),

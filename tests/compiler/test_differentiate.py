@@ -28,6 +28,7 @@ ONE = {
     "ln": "ln({x})",
     "sin": "sin({x})",
     "cos": "cos({x})",
+    "arctan": "arctan(3 * {x})",
     "tanh": "tanh({x})",
     "sigmoid": "sigmoid({x})",
     "erf": "erf({x})",

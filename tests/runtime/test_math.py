@@ -24,6 +24,7 @@ EXACT: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "sin": torch.sin,
     "cos": torch.cos,
+    "atan": torch.atan,
 }
 INF, NAN = math.inf, math.nan
 SPECIAL = torch.tensor(
