@@ -110,3 +110,36 @@ def test_one_example_moves_the_sum_by_no_more_than_the_bound() -> None:
         )
     gap = torch.cat([(a - b).ravel() for a, b in zip(*moved, strict=True)]).norm()
     assert 0.1 < float(gap) <= 0.2 * (1 + 1e-9)
+
+
+M_NGP = """
+rule normalised(lr = 0.5, sigma: nonnegative = 0.0):
+    batch = each(batch)
+    normalize max1_normalized_perturbation(sigma)
+    step lr
+"""
+
+
+def test_m_ngp_clips_each_example_at_one() -> None:
+    x, y = data()
+    models = network(), network()
+    theirs = bound(models[0], max_norm=1.0, noise_multiplier=0.0)
+    ours = optc.loads(M_NGP)(models[1].named_parameters())
+    ours.bind(model=models[1], objective=lambda b: cross_entropy(models[1](b[0]), b[1]))
+    for _ in range(3):
+        theirs.step(batch=(x, y))
+        ours.step(batch=(x, y))
+    torch.testing.assert_close(
+        [*models[1].parameters()], [*models[0].parameters()], rtol=1e-10, atol=1e-12
+    )
+
+
+def test_m_ngp_is_private_and_its_noise_is_that_of_the_mean() -> None:
+    x = torch.zeros(4, 1000, dtype=torch.float64)
+    model = nn.Linear(1000, 20, bias=False).double()
+    before = model.weight.detach().clone()
+    opt = optc.loads(M_NGP, private=True)(model.named_parameters(), lr=1.0, sigma=0.3)
+    opt.bind(model=model, objective=lambda b: model(b).sum()).step(batch=x)
+    noise = before - model.weight.detach()
+    assert abs(noise.std().item() / 0.3 - 1) < 0.025
+    assert abs(noise.mean().item()) < 0.3 / 20_000**0.5 * 5
