@@ -320,6 +320,9 @@ def bundle(ctx: Context, tree: s.Bundle) -> Members:
 
 # Steps ----------------------------------------------------------------------------------------
 
+FIELD = {"grad", "loss"}
+"""Who asks for one of these gives a loss or a gradient function; a `project` gives `w` even so."""
+
 
 def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
     when = node(ctx, scope, statement.when, "a condition") if statement.when is not None else None
@@ -347,7 +350,7 @@ def _step(ctx: Context, scope: Scope, statement: s.Step) -> None:
         )
     elif declaration.kind == "average":
         ctx.graph.evals[scope.target] = as_node(ctx, run(ctx, scope, made, span, None), span)
-    elif "d" not in asked and (asked & {"grad", "loss"} or objectives):
+    elif declaration.kind != "project" and "d" not in asked and (asked & FIELD or objectives):
         _rebind_field(ctx, scope, made, when, span)
     elif "d" in asked:
         current(ctx, scope, "d", span)

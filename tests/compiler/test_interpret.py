@@ -96,6 +96,14 @@ def test_the_gradient_is_taken_where_w_stands() -> None:
     assert math.isclose(w_of(run), 1 - 0.9**2)
 
 
+def test_a_projection_that_asks_the_loss_is_still_the_new_w() -> None:
+    text = "project lower(w, loss):\n    return where(loss(2 * w) < loss(w), 2 * w, w)\n"
+    text += RULE + "    step lr\n    project lower()\n"
+    run = machine(text, tensors=one())
+    found = [(run.step(), w_of(run))[1] for _ in range(4)]
+    assert found == pytest.approx([0.2, 0.56, 1.208, 1.1872])
+
+
 def test_equal_points_are_evaluated_once() -> None:
     oracles = Autograd(loss=quadratic)
     after("g = grad(w)\nh = grad(w + 0 * g)\nw <- w - lr * (grad(w) + g) + h * 0", oracles=oracles)
