@@ -25,7 +25,8 @@ def compile(
     """The Program of a rule in a `.opt` or `.yaml` file. Raises CompileError with every mistake.
 
     With `guard`, a step that meets a non-finite gradient changes nothing: no parameter, no state,
-    no counter. `optc explain` says what it costs. With `private`, a rule that is not proven to be
+    no counter. `optc explain` says what it costs; a GPU decides it without the host, which then
+    learns of it before the next step. With `private`, a rule that is not proven to be
     differentially private is an error that names the place. `schedule` is a file that says how the
     rule runs.
     """

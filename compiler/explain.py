@@ -103,6 +103,8 @@ def rows_of(graph: Graph, moved: Mapping[str, float], schedule: Schedule = DEFAU
         ("locality", found.locality),
         ("guard against non-finite gradients", found.guard or "nothing of the loss is read"),
     ]
+    if graph.outcomes:
+        rows.append(("what takes a step back", _settled(graph)))
     if found.mixed:
         sent = FLOAT32 * found.mixed.count("element")
         rows.append(("sent to each neighbour", f"at most {sent} bytes a float32 parameter"))
@@ -115,6 +117,12 @@ def rows_of(graph: Graph, moved: Mapping[str, float], schedule: Schedule = DEFAU
         rows.append(("the loop supplies", ", ".join(found.asks)))
     rows += privacy(graph) + said(whole, schedule)
     return rows + [(f"legal: {name}", why) for name, why in legal(found)]
+
+
+def _settled(graph: Graph) -> str:
+    if all(ending.kind == "veto" for ending in graph.outcomes):
+        return "a veto; a GPU withholds the writes by itself, and is not waited for"
+    return "a veto, or older slots; the host decides, and waits for the condition"
 
 
 def _asked(found: Cost) -> str:

@@ -27,9 +27,9 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def obstacle(plan: Plan) -> str:
+def obstacle(plan: Plan, withheld: Any) -> str:
     """Why a recorded step would not be the next one, or ""."""
-    if plan.outcomes:
+    if plan.outcomes and withheld is None:
         return "it may be taken back, which the host decides"
     for phase in _all(plan.phases):
         if isinstance(phase, Evaluate) and (phase.axes or any(phase.points.values())):

@@ -1,10 +1,15 @@
-"""Loading saved state: what torch's own load_state_dict would change or leave out."""
+"""Saving and loading state: what torch's own functions would change or leave out."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+
+
+def settled(optimizer: Any) -> None:
+    """What is saved has been decided."""
+    optimizer.settle()
 
 
 def keep_types(optimizer: Any, state_dict: dict[str, Any]) -> None:
@@ -30,5 +35,6 @@ def restore_types(optimizer: Any) -> None:
             group.setdefault(name, 0)
     optimizer._layout = None
     optimizer._slots = None
+    optimizer._open = None
     if optimizer._backward is not None:
         optimizer._backward.forget()

@@ -21,11 +21,14 @@ def run(plan: Plan, frame: Frame) -> None:
 
 
 def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
-    """Run a step and settle it: `commit`, `veto` or `restore`."""
+    """Run a step and settle it: `commit`, `veto` or `restore`.
+
+    Where the device withholds the writes of a veto, it is `commit` until the host learns of it.
+    """
     outcome = ""
     last = plan.last_asked
     for at, phase in enumerate(plan.phases):
-        if at == last + 1 and overflowed(frame.loop):
+        if at == last + 1 and overflowed(frame):
             outcome = "veto"
         writes = phase.in_place if isinstance(phase, Compute | Rest) else set()
         if writes - plan.always:
@@ -33,10 +36,12 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
                 outcome = settle(plan, frame)
             if outcome not in ("", "commit"):
                 continue
+            frame.withhold(True)
         _RUN[type(phase)](phase, frame)
+        frame.withhold(False)
         for name in plan.last_read[at]:
             frame.values.pop(name, None)
-    if not outcome and overflowed(frame.loop):
+    if not outcome and last + 1 == len(plan.phases) and overflowed(frame):
         outcome = "veto"
     outcome = outcome or settle(plan, frame)
     for kind, when, _ in plan.outcomes:
@@ -52,7 +57,9 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
         _note_took(plan, frame, values)
     # a slot that gets the old version of another one comes first
     for slot in sorted(values, key=lambda s: not plan.deferred[s].startswith("slot:")):
+        frame.withhold(slot not in plan.always)
         _assign(frame, slot, values[slot])
+    frame.withhold(False)
     frame.written = frame.written or bool(values)
     return outcome
 
@@ -64,10 +71,18 @@ def metrics(plan: Plan, frame: Frame) -> dict[str, Any]:
     return {k: v[0] if one and k in plan.grouped else v for k, v in values.items()}
 
 
-def overflowed(loop: Any) -> bool:
+def overflowed(frame: Frame) -> bool:
     """Whether a GradScaler's scale was too large for a gradient of this step: it is skipped."""
-    found = getattr(loop, "found_inf", None)
-    return found is not None and bool(found)
+    found = getattr(frame.loop, "found_inf", None)
+    return found is not None and _holds(found, frame)
+
+
+def _holds(condition: Any, frame: Frame) -> bool:
+    """Whether a condition takes the step back; the device may keep the answer to itself."""
+    if frame.withheld is None:
+        return truth(condition)
+    frame.withheld.add(condition)
+    return False
 
 
 def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:
@@ -85,7 +100,7 @@ def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:
 def settle(plan: Plan, frame: Frame) -> str:
     """The first condition that holds decides."""
     for kind, when, count in plan.outcomes:
-        if kind != "snapshot" and truth(frame.get(when)):
+        if kind != "snapshot" and _holds(frame.get(when), frame):
             return "veto" if kind == "veto" else f"restore {int(frame.get(count))}"
     return "commit"
 
@@ -114,9 +129,9 @@ def _restore(frame: Frame, slot: str, value: Any) -> None:
             value = [o if v is None else stored(v, o) for v, o in zip(value, old, strict=True)]
         frame.replace(slot, value)
     elif isinstance(old, list):
-        write(old, value)
+        write(old, value, frame.held)
     else:
-        old.copy_(value)
+        old.copy_(value if frame.held is None else torch.where(frame.held[0] != 0, old, value))
 
 
 def _route(phase: Route, frame: Frame) -> None:

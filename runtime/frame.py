@@ -52,6 +52,12 @@ class Frame:
     missed: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
     before: dict[str, int] = field(default_factory=dict)
+    withheld: Any = None
+    held: Tensor | None = None
+
+    def withhold(self, on: bool) -> None:
+        """From here on write nothing where the device has found that the step is taken back."""
+        self.held = self.withheld.flag if on and self.withheld and self.withheld.asked else None
 
     @property
     def device(self) -> torch.device:
@@ -121,10 +127,14 @@ class Frame:
         kept, format = self.kept(slot), self.spec(slot).format
         absent = [k for k, value in enumerate(values) if value is None]
         if not format.block:
-            return present(write(kept, values), absent)
+            return present(write(kept, values, self.held), absent)
         for value, codes, sizes in zip(values, kept, self.kept(sizes_of(slot)), strict=True):
-            if value is not None:
-                int8.encode(torch.as_tensor(value), codes, sizes, format)
+            if value is None:
+                continue
+            new = (codes, sizes) if self.held is None else (codes.clone(), sizes.clone())
+            int8.encode(torch.as_tensor(value), *new, format)
+            if self.held is not None:
+                write([codes, sizes], [*new], self.held)
         return Held(slot, tuple(absent))
 
     def replace(self, slot: str, column: Any) -> None:
@@ -200,12 +210,14 @@ def stored(value: Any, old: Tensor) -> Tensor:
     )
 
 
-def write(slot: list[Tensor], values: list[Any]) -> list[Tensor]:
-    """Write a column in place, in one call; absent values write nothing."""
+def write(slot: list[Tensor], values: list[Any], held: Tensor | None = None) -> list[Tensor]:
+    """Write a column in place, in one call; absent values write nothing, nor does any if `held`."""
     olds, news = [], []
     for old, value in zip(slot, values, strict=True):
         if value is None or value is old:
             continue
+        if held is not None:
+            value = torch.where(held[0] != 0, old, value).to(old.dtype)
         if not isinstance(value, Tensor):
             old.fill_(value)
         elif value.shape != old.shape:

@@ -133,15 +133,18 @@ class Step:
         slots.update(state["slots"])
         given = Given(spec, loss, gradient, oracles or {}, layout)
         frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
-        self._begin(frame, host, [n for n in self._starts if n not in frame.slots])
+        begun = [n for n in self._starts if n not in frame.slots]
+        self._begin(frame, host, begun)
         outcome = execute.step(plan, frame, [])
+        # first values may come from what a step was taken back for
+        gone = () if outcome == "commit" else set(begun) - plan.always
         took = took_part(frame) or [True] * len(leaves)
         after = {
             "options": state["options"] | options,
             "slots": {
                 k: v
                 for k, v in frame.slots.items()
-                if "@" not in k and k not in self.program.targets
+                if "@" not in k and k not in self.program.targets and k not in gone
             },
             "t": [
                 n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)

@@ -19,7 +19,7 @@ from ..compiler.formats import sizes_of
 from ..compiler.program import Compute, Program
 from .batching import ready
 from .computing import columns_of
-from .frame import Frame, Held, double, mark_took, present, working
+from .frame import Frame, Held, double, mark_took, present, working, write
 from .launch import Reduction
 from .table import Table
 from .tensors import staged
@@ -264,7 +264,8 @@ class Part:
         self.scalars(frame.rows)
         if self.fresh:
             table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
-        self.launch.run(call=frame.call, first=first)
+        held = {} if frame.held is None else {"held": frame.held}
+        self.launch.run(call=frame.call, first=first, **held)
         for row in table.eager:
             self._eagerly(row, frame, columns)
         gone = bytes(table._verdict).count(ABSENT)  # a scan in C: most steps have none
@@ -299,7 +300,7 @@ class Part:
                     only = [result if at == k else None for at in range(len(whole.members))]
                     frame.keep(name[5:], only)
                 else:
-                    columns[name][k].copy_(result)
+                    write([columns[name][k]], [result], frame.held)
                 continue
             end = next(sums)
             target = {

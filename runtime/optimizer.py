@@ -13,7 +13,7 @@ from ..compiler.bounds import complaint
 from ..compiler.program import UNSCALE, Plan, Program
 from . import execute
 from .capture import capturing, obstacle, write
-from .checkpoint import keep_types, restore_types
+from .checkpoint import keep_types, restore_types, settled
 from .closure import Closure
 from .frame import Frame, took_part
 from .gradients import Gradients
@@ -22,6 +22,7 @@ from .layout import Layout
 from .loop import Loop
 from .objective import Objective
 from .state import Slots, to_local
+from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
 
 WITH_SCALER = (
@@ -89,6 +90,7 @@ class Optimizer(torch.optim.Optimizer):
         self._snapshots: list[Any] = []
         self._fresh()
         super().__init__(params, defaults)
+        self.register_state_dict_pre_hook(settled)
         self.register_load_state_dict_pre_hook(keep_types)
         self.register_load_state_dict_post_hook(restore_types)
 
@@ -99,6 +101,8 @@ class Optimizer(torch.optim.Optimizer):
         self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
         self._kernels: Any = None
         self._recorded: Plan | None = None
+        self._withheld: Any = None
+        self._open: tuple[list[bool] | None] | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
         if self._backward is not None:
             self._backward.forget()
@@ -109,9 +113,10 @@ class Optimizer(torch.optim.Optimizer):
         return super().__repr__().replace(type(self).__name__, self.program.name, 1)
 
     def __getstate__(self) -> dict[str, Any]:
+        self.settle()
         state = super().__getstate__()
         hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
-        hidden |= {"_recorded", "_backward"}
+        hidden |= {"_recorded", "_backward", "_withheld", "_open"}
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 
@@ -131,6 +136,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked, what it leaves out has its default."""
+        self.settle()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name, bound in self.program.bounds.items():
@@ -183,10 +189,11 @@ class Optimizer(torch.optim.Optimizer):
             loss = self._backward.step(closure)
             self._count(True)
             return loss
+        self.settle()
         if (found := self.__dict__.get("found_inf")) is not None:
             if closure is not None or objective is not None:
                 raise RuntimeError(WITH_SCALER)
-            if float(found) > 0:
+            if not waited_for(found.device) and float(found) > 0:
                 self._count(False)
                 return None
         layout = self._arrange()
@@ -240,9 +247,24 @@ class Optimizer(torch.optim.Optimizer):
     def _count(self, committed: bool) -> None:
         """One call more, and one step more where it was not vetoed."""
         first = self.param_groups[0]
-        calls, steps = int(first["calls"]) + 1, int(first["steps"]) + committed
+        self._counted(int(first["calls"]) + 1, int(first["steps"]) + committed)
+
+    def _counted(self, calls: int, steps: int) -> None:
         for group in self.param_groups:
             group["calls"], group["steps"] = calls, steps
+
+    def settle(self) -> None:
+        """Learn whether the device took the last step back, and uncount it then.
+
+        It is asked before each step and whenever state is saved; until then `steps` in the groups
+        may be one too high, on a device that is waited for.
+        """
+        took, self._open = self._open, None
+        if took is not None and self._withheld.read(self._recorded is not None):
+            first = self.param_groups[0]
+            self._counted(int(first["calls"]), int(first["steps"]) - 1)
+            if self._slots is not None:
+                self._slots.retreat(took[0])
 
     def run_once(
         self, layout: Layout, slots: Slots, kernels: Any, loop: Loop, batch: Any = None
@@ -256,6 +278,12 @@ class Optimizer(torch.optim.Optimizer):
             _, start = self.program.scaled()
         host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
         plan = self._plan(host.conditions(), UNSCALE in inputs)
+        withheld = self._withholding(plan, layout, slots)
+        if (found := self.__dict__.get("found_inf")) is not None:
+            if withheld is not None:
+                withheld.add(found)
+            elif float(found) > 0:
+                return "veto"
         loop.turn, loop.once = call, plan.evaluates_once
         frame = Frame(
             self.program,
@@ -276,24 +304,33 @@ class Optimizer(torch.optim.Optimizer):
             worker=self.workers,
             shards=layout.shards,
             before=layout.before,
+            withheld=withheld,
         )
         slots.begin(frame, start, host)
         recording = capturing(frame.device)
-        if recording and (why := obstacle(plan) or self.in_backward and "it runs within backward"):
+        within = self.in_backward and "it runs within backward"
+        if recording and (why := obstacle(plan, withheld) or within):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = execute.metrics(plan, frame)
+        if withheld is not None and withheld.asked:
+            withheld.send()
         if recording:
             self._recorded = plan
             return "recorded"
         if outcome == "commit":
-            slots.advance(took_part(frame))
+            took = took_part(frame)
+            slots.advance(took)
+            self._open = (took,) if withheld is not None and withheld.asked else None
+        else:
+            slots.forget(plan.always)
         if frame.written:
             torch.autograd.graph.increment_version(layout.params)
         return outcome
 
     def advance(self) -> None:
         """Count a step and write its scalars, before a CUDA graph replays it: see `capture.py`."""
+        self.settle()
         layout, slots, first = self._arrange(), self._slots, self.param_groups[0]
         if self._recorded is None or slots is None or self._kernels is None:
             raise RuntimeError("no step was captured: record one in torch.cuda.graph first")
@@ -304,6 +341,20 @@ class Optimizer(torch.optim.Optimizer):
         write(self._kernels, host.rows(self._recorded.host), call)
         slots.advance(None)
         self._count(True)
+        self._open = (None,) if self._withheld is not None and self._withheld.asked else None
+
+    def _withholding(self, plan: Plan, layout: Layout, slots: Slots) -> Withheld | None:
+        """The flag by which the device takes this step back alone, or None where the host decides.
+
+        It decides on the step in which state begins, since first values may have to be forgotten.
+        """
+        device = layout.params[0].device if layout.params else torch.device("cpu")
+        if slots.pending or self._backward is not None or not decides(plan, device):
+            return None
+        if self._withheld is None or self._withheld.flag.device != device:
+            self._withheld = Withheld(device)
+        self._withheld.asked = False
+        return self._withheld
 
     def _plan(self, bits: tuple[bool, ...], scaled: bool = False) -> Plan:
         key = scaled, bits

@@ -37,6 +37,7 @@ class Slots:
         for name in program.targets:
             self.columns[name] = [to_local(layout.params[i]) for i in layout.members[name]]
         self._clocks()
+        self.begun: list[tuple[str, Tensor]] = []
         self.pending = [
             s for s, spec in program.slots.items() if spec.kind == "state" and not self._find(s)
         ]
@@ -67,6 +68,14 @@ class Slots:
             self.clock += torch.tensor(took, dtype=torch.float32)
             self.uniform = None
 
+    def retreat(self, took: list[bool] | None) -> None:
+        """Take back the count of a step: the device had withheld its writes."""
+        if took is None or all(took):
+            self.clock -= 1
+            self.uniform = None if self.uniform is None else self.uniform - 1
+        else:
+            self.clock -= torch.tensor(took, dtype=torch.float32)
+
     def _owner(self, spec: Any) -> Tensor:
         return self.layout.params[0]
 
@@ -88,12 +97,28 @@ class Slots:
 
     def begin(self, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         """Give slots that have no value yet their first one."""
+        self.begun = []
         if not self.pending:
             return
         for slot in self.pending:
             self._begin(slot, frame, start, host)
         self.pending = []
         frame.slots = self.columns
+
+    def forget(self, always: frozenset[str]) -> None:
+        """Take back the first values of a step that is taken back.
+
+        They may come from a gradient that is not finite. Slots that are written always stay.
+        """
+        kept = always | {sizes_of(slot) for slot in always}
+        gone = [(slot, p) for slot, p in self.begun if slot not in kept]
+        for slot, p in gone:
+            del self.state[p][slot]
+        self.pending = list(dict.fromkeys(slot for slot, _ in gone))
+        if gone:
+            self.columns = dict(self.columns)  # another one: what runs over the old one is stale
+        for slot in self.pending:
+            self._find(slot)
 
     def _begin(self, slot: str, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         spec = self.program.slots[slot]
@@ -133,15 +158,18 @@ class Slots:
             if column[k] is None:
                 value = values[k] if isinstance(values, list) else values
                 column[k] = self.state[p][slot] = kept = fresh(value, frame.tensors[i], spec)
+                self.begun.append((slot, p))
                 if spec.format.block:
                     sizes = int8.sizes_like(kept, spec.format)
                     codes = torch.empty_like(kept, dtype=torch.int8)
                     int8.encode(kept, codes, sizes, spec.format)
                     column[k] = self.state[p][slot] = codes
                     self.state[p][sizes_of(slot)] = sizes
+                    self.begun.append((sizes_of(slot), p))
 
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
         count, device = len(set(self.layout.groups)) or 1, self._owner(spec).device
+        self.begun.append((slot, self._owner(spec)))
         if not isinstance(values, list):
             kind = torch.bool if spec.logical else torch.float64
             values = torch.as_tensor(values, dtype=kind, device=device).clone()

@@ -151,15 +151,17 @@ class Launch:
             or [[0, 0, 0]]
         )
         self.partials = torch.zeros(1, dtype=torch.float64, device=self.device)
+        self.free = torch.zeros(1, dtype=torch.int32, device=self.device)
         self.addr = Mirror(self.device, "a tensor has moved")
         self.scalars = Mirror(self.device)
         self.counters = Mirror(self.device)
         self.cuts = -1
 
-    def run(self, *, call: int = 0, first: bool = True) -> None:
+    def run(self, *, call: int = 0, first: bool = True, held: Tensor | None = None) -> None:
         """Run every chunk, then finish the reductions.
 
-        `first=False` goes on with the group and model values that another table has begun.
+        `first=False` goes on with the group and model values that another table has begun. Where
+        `held` is not 0 no slot is written.
         """
         table = self.table
         if not table.ready:
@@ -170,7 +172,7 @@ class Launch:
         with on(self.device):
             self._cut()
             if table.chunks:
-                self._run(call)
+                self._run(call, self.free if held is None else held)
             if self.reductions:
                 self._finish(first)
 
@@ -192,7 +194,7 @@ class Launch:
             size = len(self.reductions) * table.chunks
             self.partials = torch.zeros(size, dtype=torch.float64, device=self.device)
 
-    def _run(self, call: int) -> None:
+    def _run(self, call: int, held: Tensor) -> None:
         numel, chunk_row, chunk_start, _ = self.cut
         tensor_values, group_values, model_values = self.values
         host_row, group_of_row = self.rows_of
@@ -210,6 +212,7 @@ class Launch:
             self.partials,
             self.cell_offset,
             self.counters.of(self._counters(call)),
+            held,
             self.table.rows,
             group_values.shape[1],
             self.host.shape[1],

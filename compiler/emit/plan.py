@@ -34,6 +34,8 @@ def plan(graph: Graph) -> Plan:
         (low.level[n] + 1 for n in low.order if asks(n) and low.cls[n] != "leaf"), default=0
     )
     decided = max([*(low.level[e.when] + 1 for e in graph.outcomes), asked])
+    if graph.outcomes and graph.always:
+        decided = max(decided, asked + 1)  # a phase is passed over whole, so `always` stands apart
     for slot, node in writes.items():
         if low.cls[node] == "c":
             low.write_level[node] = asked if slot in graph.always else decided
@@ -102,10 +104,19 @@ def _company(low: Lowering, writes: dict[str, Node]) -> dict[Node, int]:
     others = [(at, n) for n, at in low.anchors().items() if low.cls[n] in "cr" and n not in level]
     found: dict[Node, int] = {}
     for domain in {n.type.domain for n in level}:
-        own = {slot: n for slot, n in kernel.items() if n.type.domain == domain}
+        own = {
+            slot: n
+            for slot, n in kernel.items()
+            if n.type.domain == domain and not _apart(low.graph, slot)
+        }
         beside = [(at, n) for at, n in others if low.space(n) == domain]
         found |= company(own, {n: level[n] for n in own.values()}, beside, low.columns)
     return found
+
+
+def _apart(graph: Graph, slot: str) -> bool:
+    """Whether a slot is written before the outcome is known, whatever it is."""
+    return bool(graph.outcomes) and slot in graph.always
 
 
 def parts(slot: str, node: Node) -> dict[str, Node]:
@@ -168,7 +179,7 @@ def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> 
     late = {}
     for slot, node in writes.items():
         at = _writer(phases, f"v{node.number}")
-        if at < 0 or low.cls[node] != "c":
+        if at < 0 or low.cls[node] != "c" or _apart(low.graph, slot):
             continue
         last = _last_reader(phases, slot)
         if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":

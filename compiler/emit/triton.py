@@ -32,7 +32,7 @@ _VALUE = {
 PARAMETERS = (
     *("addr", "numel", "chunk_row", "chunk_start", "host_row", "host"),
     *("tensor_values", "group_values", "group_of_row", "model_values", "partials"),
-    *("cell_offset", "counters"),
+    *("cell_offset", "counters", "held"),
 )
 SIZES = ("rows", "groups", "width")
 """What a kernel is called with: tables on the device, then numbers that make no new version."""
@@ -88,6 +88,7 @@ def print_phase(phase: Compute) -> str:
         "r = tl.load(chunk_row + c)",
         "start = tl.multiple_of(tl.load(chunk_start + c), CHUNK)",
         "n = tl.minimum(tl.load(numel + r) - start, CHUNK)",
+        *(["n = tl.where(tl.load(held) == 0, n, 0)"] if phase.in_place else []),
         *_random(phase),
         *(f"a{k} = tl.load(addr + {k} * rows + r)" for k in columns),
         f"aligned = (({' | '.join(f'a{k}' for k in columns) or '0 * r'}) & 15) == 0",

@@ -15,7 +15,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optc.runtime import kernels, triton
+import optc
+from optc.runtime import execute, kernels, optimizer, triton, withheld
 from optc.runtime.optimizer import optimizer_class
 
 from .compare import compiled
@@ -58,11 +59,11 @@ def _device() -> Iterator[None]:
         yield
 
 
-def step(text: str, backend: str) -> Any:
+def step(text: str, backend: str, made: Any = None, turns: int = 2) -> Any:
     params = [torch.nn.Parameter(torch.empty(s, device="meta")) for s in SHAPES]
     groups = [{"params": params[:2]}, {"params": params[2:]}]
-    opt = optimizer_class(compiled(text))(groups, backend=backend)
-    for turn in range(2):
+    opt = (made or optimizer_class(compiled(text)))(groups, backend=backend)
+    for turn in range(turns):
         for p in params:
             p.grad = torch.empty_like(p)
         with NoWaiting() if turn else contextlib.nullcontext():
@@ -74,6 +75,21 @@ def step(text: str, backend: str) -> Any:
 def test_torch_operations_stay_on_the_device(name: str) -> None:
     opt = step(RULES[name], "eager")
     assert all(v.device.type == "meta" for v in opt.metrics.values())
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_a_veto_is_not_waited_for(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the step that may be taken back nor, but for its flag, before the next one."""
+    launches(monkeypatch)
+    for module in (withheld, optimizer):
+        monkeypatch.setattr(module, "waited_for", lambda device: True)
+    asked: list[bool] = []
+    monkeypatch.setattr(withheld.Withheld, "read", lambda self, replayed: asked.append(replayed))
+    settle = execute.settle  # the host decides on the first step, in which state begins
+    first = lambda plan, frame: settle(plan, frame) if frame.withheld else "commit"  # noqa: E731
+    monkeypatch.setattr(execute, "settle", first)
+    step("", backend, optc.loads(RULES["adamw"], guard=True), turns=4)
+    assert asked == [False, False]
 
 
 class Table:
@@ -105,18 +121,23 @@ class Launch:
         Launch.ran += 1
 
 
-@pytest.mark.parametrize("name", [*STEPPING, "reaches"])
-def test_what_kernels_read_and_leave_stays_on_the_device(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton's kernels be launches that run nothing."""
+    pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr(kernels, "Table", Table)
     monkeypatch.setattr(
         triton.Triton,
         "launch",
         lambda self, phase, signature, program, table, **values: Launch(table, **values),
     )
-    pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr(triton, "interpreted", lambda: True)
+
+
+@pytest.mark.parametrize("name", [*STEPPING, "reaches"])
+def test_what_kernels_read_and_leave_stays_on_the_device(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches(monkeypatch)
     before = Launch.ran
     opt = step(RULES.get(name, REACHES), "triton")
     assert name == "newton_schulz" or Launch.ran > before

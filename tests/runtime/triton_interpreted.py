@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import optc
 from optc.cli.contract import BOUND, gap, meaning, probed, runnable, trained
 from optc.compiler.driver import program
 from optc.compiler.emit.standalone import standalone
@@ -23,7 +24,7 @@ from optc.compiler.ops import OPS, Op
 from optc.compiler.program import Compute
 from optc.compiler.syntax import KINDS
 from optc.plugins.registry import library
-from optc.runtime import optimizer, random, triton
+from optc.runtime import optimizer, random, triton, withheld
 from optc.runtime.optimizer import optimizer_class
 
 from .compare import compiled, difference, interpreted, optimized
@@ -419,6 +420,53 @@ def test_a_standalone_module_brings_its_kernels(tmp_path: Path) -> None:
     assert len(launched) == 8, "the module has a runtime of its own"
 
 
+# Writes that the device withholds -------------------------------------------------------------
+
+
+def guarded_steps(text: str, spoilt: set[int], recorded: Recorded | None = None) -> Any:
+    params = parameters((torch.float32, torch.bfloat16))
+    opt = optc.loads(text, guard=True)(params, backend="triton")
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    for step in range(6):
+        for p in params:
+            p.grad.copy_(torch.sin(p.detach().float() * (step + 1)))
+        if step in spoilt:
+            params[0].grad.fill_(float("nan"))
+        if recorded is not None and step == 2:
+            with recorded:
+                opt.step()
+        opt.param_groups[0]["lr"] = 0.1 / (step + 1)
+        if recorded is not None and step >= 2:
+            opt.advance()
+            recorded.replay()
+        else:
+            opt.step()
+    return opt
+
+
+def same_optimizer(a: Any, b: Any) -> None:
+    one, two = a.state_dict(), b.state_dict()
+    assert one["param_groups"] == two["param_groups"]
+    for x, y in zip(one["state"].values(), two["state"].values(), strict=True):
+        assert all(torch.equal(x[key], y[key]) for key in x)
+    same_bits(*(o.param_groups[0]["params"] for o in (a, b)))
+
+
+@pytest.mark.parametrize("spoilt", [{0}, {1, 3}, {5}, set()], ids=str)
+@pytest.mark.parametrize("text", [ADAMW, CLIPPED], ids=["adamw", "clipped"])
+def test_kernels_withhold_what_a_veto_takes_back(
+    text: str, spoilt: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = guarded_steps(text, spoilt)
+    for module in (withheld, optimizer):
+        monkeypatch.setattr(module, "waited_for", lambda device: True)
+    device = guarded_steps(text, spoilt)
+    assert device._withheld is not None
+    same_optimizer(host, device)
+    assert device.param_groups[0]["steps"] == 6 - len(spoilt)
+
+
 # Graphs ---------------------------------------------------------------------------------------
 
 NOISE = """
@@ -427,12 +475,33 @@ rule noise(lr: nonnegative = 0.1):
 """
 
 
+class Again(TorchDispatchMode):
+    """Keeps torch's operations, to run them once more into the memory of their first results."""
+
+    def __init__(self, calls: list[Any]):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = func(*args, **kwargs)
+
+        def again() -> None:
+            new = func(*args, **kwargs)
+            if isinstance(first, Tensor) and first.data_ptr() != new.data_ptr():
+                first.copy_(new)
+
+        self.calls.append(again)
+        return first
+
+
 class Recorded:
-    """The launches of a step, kept instead of run; torch's own operations do run."""
+    """The launches of a step, kept instead of run; torch's own operations run, and are kept."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.calls: list[Any] = []
         self.patch = monkeypatch
+        self.operations = Again(self.calls)
 
     def __enter__(self) -> Recorded:
         from triton.runtime.interpreter import GridExecutor
@@ -446,9 +515,11 @@ class Recorded:
         patch.setattr(GridExecutor, "__call__", record)
         for module in (triton, optimizer):
             patch.setattr(module, "capturing", lambda device: True)
+        self.operations.__enter__()
         return self
 
     def __exit__(self, *why: Any) -> None:
+        self.operations.__exit__(*why)
         self.context.__exit__(*why)
 
     def replay(self) -> None:
@@ -484,6 +555,18 @@ def test_replays_are_steps(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one["param_groups"] == two["param_groups"]
     for a, b in zip(one["state"].values(), two["state"].values(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("spoilt", [{0, 3}, {2, 5}, set()], ids=str)
+def test_replays_withhold_what_a_veto_takes_back(
+    spoilt: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = guarded_steps(ADAMW, spoilt)
+    for module in (withheld, optimizer):
+        monkeypatch.setattr(module, "waited_for", lambda device: True)
+    recorded = Recorded(monkeypatch)
+    same_optimizer(host, guarded_steps(ADAMW, spoilt, recorded))
+    assert recorded.calls
 
 
 def test_a_graph_refuses_what_it_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""What a step that is taken back leaves: nothing, but what is always written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import optc
+from optc.runtime.functional import Step
+from optc.runtime.native import compiler
+
+BACKENDS = ["eager", *(["c"] if compiler() else [])]
+EARLY = """
+rule early(lr = 0.1):
+    input big
+    g = grad(w)
+    state s = zeros(w), m = zeros(w)
+    veto when big > 100
+    always s <- s + 1
+    m <- 0.9 * m + g
+    w <- w - lr * m - 0.001 * s
+"""
+"""The outcome is known before any kernel runs."""
+BEGINS = """rule begins(lr = 0.01):
+    state m = grad(w), n: model = sum(grad(w)^2, over = model)
+    m <- 0.9 * m + 0.1 * grad(w)
+    n <- 0.9 * n
+    w <- w - lr * m / sqrt(1 + n)
+"""
+
+
+def steps(opt: Any, p: torch.Tensor, gradients: list[float], **inputs: list[float]) -> None:
+    for turn, value in enumerate(gradients):
+        p.grad = torch.full_like(p, value)
+        opt.supply(**{name: values[turn] for name, values in inputs.items()})
+        opt.step()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_always_is_written_where_the_outcome_is_known_early(backend: str) -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = optc.loads(EARLY)([p], backend=backend)
+    steps(opt, p, [1.0, 1.0, 1.0], big=[1.0, 200.0, 1.0])
+    state = opt.state[p]
+    assert state["s"].tolist() == [3.0] * 3 and int(state["step"]) == 2
+    assert torch.allclose(state["m"], torch.full_like(p, 1.9))
+    assert torch.allclose(p.detach(), torch.full_like(p, 1 - 0.1 - 0.19 - 0.004), atol=1e-15)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_first_values_of_a_step_that_is_taken_back_are_forgotten(backend: str) -> None:
+    """As in the interpreter: state begins in the first step that counts."""
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = optc.loads(BEGINS, guard=True)([p], backend=backend)
+    steps(opt, p, [float("nan")])
+    assert opt.state[p].keys() == {"step"} and p.tolist() == [1.0] * 3
+    steps(opt, p, [2.0, 3.0])
+
+    plain = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    other = optc.loads(BEGINS)([plain], backend=backend)
+    steps(other, plain, [2.0, 3.0])
+    assert torch.equal(p, plain) and torch.equal(opt.state[p]["m"], other.state[plain]["m"])
+
+
+def test_a_group_that_joins_later_keeps_the_state_of_the_others() -> None:
+    p, q = (torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    opt = optc.loads(BEGINS, guard=True)([p])
+    steps(opt, p, [2.0])
+    kept = opt.state[p]["m"].clone()
+    opt.add_param_group({"params": [q]})
+    q.grad = torch.full_like(q, float("inf"))
+    steps(opt, p, [1.0])
+    assert torch.equal(opt.state[p]["m"], kept) and "m" not in opt.state[q]
+    q.grad = torch.full_like(q, 4.0)
+    steps(opt, p, [1.0])
+    assert opt.state[q]["m"].tolist() == [4.0] * 3  # 0.9 * 4 + 0.1 * 4
+
+
+def test_a_functional_step_forgets_first_values() -> None:
+    step = Step(optc.loads(BEGINS, guard=True).program)
+    w = torch.ones(3, dtype=torch.float64)
+    w, state, _ = step(w, step.init(w), gradient=torch.full_like(w, float("nan")))
+    assert "m" not in state["slots"] and state["steps"] == 0
+    w, state, _ = step(w, state, gradient=torch.full_like(w, 2.0))
+    assert state["slots"]["m"][0].tolist() == [2.0] * 3
