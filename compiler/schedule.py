@@ -18,6 +18,7 @@ from .expression_text import text
 from .formats import Format
 from .ir import Graph, Node, Slot, postorder, substitute
 from .source import CompileError, Diagnostic, Span, nearest
+from .types import FINE
 
 FORMATS = {
     "f32": ("nearest",),
@@ -206,7 +207,7 @@ def unfit(slot: Slot, format: Format) -> str:
     type = slot.type
     if type.logical:
         return "it is a truth value"
-    if type.reach not in ("element", "row", "column"):
+    if type.reach not in FINE:
         return f"it is one number a {type.reach}, which costs nothing"
     if format.type == "int8" and slot.kind == "target":
         return "the model computes with it"

@@ -15,9 +15,8 @@ import torch
 from . import cells, scalars
 from .ir import Node
 from .ops import OPS
-from .types import Axis, Type
+from .types import FINE, Axis, Type
 
-FINE = ("element", "row", "column")
 Do = Callable[..., Any]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

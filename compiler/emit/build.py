@@ -13,7 +13,7 @@ from torch import fx
 from .. import cells, torch_ops
 from ..ir import Node
 from ..program import Port
-from ..types import Axis
+from ..types import FINE, Axis
 from .low import low
 
 LIKE = object()
@@ -50,7 +50,7 @@ class Builder:
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
             if node.op == "size":  # torch's functions take tensors
                 self.values[node] = self._do(node)(cells.number, self.values[node])
-        self.graph.output(tuple(self._result(a) for a in self.anchors))
+        self.graph.output(tuple(self.values[a] for a in self.anchors))
         self._decompose_once()
         if self.mode == "t":
             low(self.graph)
@@ -69,12 +69,6 @@ class Builder:
             one.meta.update(node.meta)
             node.replace_all_uses_with(one)
             self.graph.erase_node(node)
-
-    def _result(self, anchor: Node) -> Any:
-        value = self.values[anchor]
-        if self.low.cls[anchor] == "r" and anchor.op == "reduce" and not isinstance(value, fx.Node):
-            return value
-        return value
 
     def _body(self) -> list[Node]:
         """The nodes of the phase and its boundary, inputs before users."""
@@ -95,7 +89,7 @@ class Builder:
         A drawn value is read: its arithmetic costs more than its bytes.
         """
         low = self.low
-        edge = [n for n in body if self._boundary(n) and n.type.reach in torch_ops.FINE]
+        edge = [n for n in body if self._boundary(n) and n.type.reach in FINE]
         for node in edge:
             if low.cls[node] != "c" or node in low.write_level or low.draws(node):
                 continue
@@ -137,7 +131,7 @@ class Builder:
         if self.low.cls[node] == "host":
             return self._holder(("host", node), _friendly(node), str(self.low.host(node)), "host")
         reach = node.type.reach
-        how = "cell" if reach in torch_ops.FINE else reach
+        how = "cell" if reach in FINE else reach
         value = self._holder(node, _friendly(node), self.low.name(node), how)
         # a kernel keeps a truth value as a number
         kept = self.mode != "c" and how == "cell" and node.type.logical

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from .. import cells
+from ..types import FINE
 
 
 def low(graph: fx.Graph) -> None:
@@ -100,7 +101,7 @@ def _scaled(x: object, sign: float) -> tuple[float, object]:
 def _axes(x: fx.Node) -> int:
     """How many axes a value without cells has; -1 for others."""
     node = x.meta.get("node")
-    if node is None or node.type.reach in ("element", "row", "column"):
+    if node is None or node.type.reach in FINE:
         return -1
     return len(node.type.axes)
 
