@@ -15,8 +15,15 @@
 #define optc_roundf(a) rintf(a)
 #define optc_isfinite(a) ((a) - (a) == 0)
 #define optc_isfinitef(a) ((a) - (a) == 0)
-#define optc_mod(a, b) ((a) - (b) * floor((a) / (b)))
-#define optc_modf(a, b) ((a) - (b) * floorf((a) / (b)))
+/* fmod is exact whatever the quotient; a remainder has the sign of the divisor, as in torch. */
+static inline double optc_mod(double a, double b) {
+    const double m = fmod(a, b);
+    return m != 0 && (m < 0) != (b < 0) ? m + b : m;
+}
+static inline float optc_modf(float a, float b) {
+    const float m = fmodf(a, b);
+    return m != 0 && (m < 0) != (b < 0) ? m + b : m;
+}
 #if defined(__clang__)
 #define OPTC_VECTOR _Pragma("clang loop vectorize(assume_safety)")
 #else

@@ -89,8 +89,43 @@ def optc_round(a):
 
 
 @triton.jit
+def exponent(x):
+    return (x.to(tl.int64, bitcast=True) >> 52) & 2047
+
+
+@triton.jit
+def power_of_two(n):
+    return ((n + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def somewhere(c):
+    if len(c.shape) == 0:
+        return c
+    else:
+        return tl.max(c.to(tl.int32), 0) > 0
+
+
+@triton.jit
 def optc_mod(a, b):
-    return a - b * tl.floor(optc_div(a, b))
+    """Long division in double, 25 bits of the quotient a turn, so that no digit is lost.
+
+    A product of bits of the quotient and the divisor is taken in two parts, each of them exact.
+    """
+    y = tl.abs(b.to(tl.float64))
+    r = tl.where(y == y, tl.abs(a.to(tl.float64)), y)
+    while somewhere((r >= y) & (y > 0) & (r < INF)):
+        shift = tl.maximum(exponent(r) - exponent(y) - 25, 0)
+        half = shift >> 1
+        step = y * power_of_two(half) * power_of_two(shift - half)
+        q = tl.where((r >= y) & (y > 0) & (r < INF), tl.floor(r / step), 0.0)
+        head = (step.to(tl.int64, bitcast=True) & -134217728).to(tl.float64, bitcast=True)
+        product = q * step
+        left = (r - product) - ((q * head - product) + q * (step - head))
+        r = tl.where(q > 0, tl.where(left < 0, left + step, left), r)
+    r = tl.where((y == 0) | (r == INF), float("nan"), r)
+    m = tl.where(a < 0, -r, r)
+    return tl.where((m != 0) & ((m < 0) != (b < 0)), m + b.to(tl.float64), m).to(a.dtype)
 
 
 @triton.jit

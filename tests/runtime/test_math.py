@@ -74,6 +74,16 @@ void power(int64_t n, const float *restrict x, const float *restrict z, float *r
     for (int64_t i = 0; i < n; i++)
         y[i] = optc_powf(x[i], z[i]);
 }
+void mod_float(int64_t n, const float *restrict x, const float *restrict z, float *restrict y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = optc_modf(x[i], z[i]);
+}
+void mod_double(int64_t n, const double *restrict x, const double *restrict z, double *restrict y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = optc_mod(x[i], z[i]);
+}
 void larger(int64_t n, const float *restrict x, const float *restrict z, float *restrict y)
 {
     for (int64_t i = 0; i < n; i++)
@@ -86,7 +96,8 @@ void larger(int64_t n, const float *restrict x, const float *restrict z, float *
 def library() -> ctypes.CDLL:
     if native.compiler() is None:
         pytest.skip("no C compiler")
-    return native.load(native.header() + UNARY + STORE + OTHER)
+    operations = native.text("operations.h")
+    return native.load(native.header() + operations + UNARY + STORE + OTHER)
 
 
 def run(function, *inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -170,6 +181,21 @@ def test_power_of_special_values(library: ctypes.CDLL):
     assert (found[~nan].view(torch.int32) - exact[~nan].view(torch.int32)).abs().max() <= 1
     edge = (exact == 0) | exact.isinf() | (exact.abs() == 1)
     assert torch.equal(found[edge].view(torch.int32), exact[edge].view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])
+def test_a_remainder_is_that_of_torch(library: ctypes.CDLL, dtype: torch.dtype):
+    """Bit for bit, however large the quotient; torch's for vectors of floats is NaN there."""
+    x = torch.cat([grid(), SPECIAL]).to(dtype)
+    x = torch.cat([x, x[:2000].double().tan().to(dtype)])
+    for shift in (1, 777, 20_000):
+        y = x.roll(shift)
+        function = library.mod_float if dtype == torch.float32 else library.mod_double
+        found, exact = run(function, x, y), torch.remainder(x.double(), y.double()).to(dtype)
+        assert torch.equal(found.isnan(), exact.isnan())
+        kept = ~exact.isnan()
+        bits = torch.int32 if dtype == torch.float32 else torch.int64
+        assert torch.equal(found[kept].view(bits), exact[kept].view(bits))
 
 
 def test_a_nan_wins(library: ctypes.CDLL):
