@@ -226,7 +226,10 @@ class Builder(Expressions):
         places, _, values, _ = children[1:] if always else children
         if len(places.items) != len(values.items):
             count = f"{len(places.items)} places and {len(values.items)} values"
-            self.wrong(f"this writes {count}", self.span(children))
+            help = (
+                "name the parts of a tuple first: `a, b = f(x)`" if len(values.items) == 1 else ""
+            )
+            self.wrong(f"this writes {count}", self.span(children), help)
         self.distinct([(text(place), place.span) for place in places.items])
         return self.statement(
             s.Write, children, places=places.items, values=values.items, always=always

@@ -3,12 +3,13 @@
 The lines of a check are the steps of one instance: what stands before `gives` is what the step
 gets, what stands behind is what it must give. `g` (or `d`) is the gradient, `w` the point, `loss =
 p -> ..` an objective; other lists are inputs, numbers are options. A list inside an expression is
-a constant with the cells of the point. Where the primitive mixes workers, the first axis of every
-list is that of the workers.
+a constant with the cells of the point. Several values are compared with a tuple. Where the
+primitive mixes workers, the first axis of every list is that of the workers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,10 +21,12 @@ from .check import check_rule, locals_of
 from .interpret import Draw, Interpreter, Tensors, together
 from .ir import Graph
 from .primitive import Declaration, Registry
+from .source import CompileError, Diagnostic
 from .workers import SEEDS
 
 DIRECTION = ("g", "d")
 TOLERANCE = 1e-9
+NAMED = {"inf": math.inf, "nan": math.nan, "true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,25 @@ def _run(
             if output.name and path not in runs[0].slots:
                 findings.append(Finding(check.name, at, f"`{output.name}`", "a state", "none"))
                 continue
-            found = [
-                _one(run.slots[path] if output.name else metric["result"])
-                for run, metric in zip(runs, metrics, strict=True)
-            ]
-            value = torch.stack(found) if mixes else found[0]
-            findings += _compare(check, at, output, value, bound)
+            if not output.name and len(_parts(output.value)) != len(metrics[0]):
+                wanted = f"{len(metrics[0])} values, as in the first step"
+                findings.append(Finding(check.name, at, "the result", wanted, "another number"))
+                continue
+            for part, wanted in enumerate(_parts(output.value)):
+                found = [
+                    _one(run.slots[path] if output.name else metric[f"result{part}"])
+                    for run, metric in zip(runs, metrics, strict=True)
+                ]
+                value = torch.stack(found) if mixes else found[0]
+                what = f"`{output.name}`" if output.name else "the result"
+                what += f"'s part {part + 1}" if isinstance(output.value, s.Tuple) else ""
+                findings += _compare(check, at, what, wanted, value, bound)
     return findings
+
+
+def _parts(value: s.Expr) -> tuple[s.Expr, ...]:
+    """The values of a tuple, in brackets; what is none is its own only one."""
+    return value.items if isinstance(value, s.Tuple) else (value,)
 
 
 def _shares(lists: dict[str, torch.Tensor], mixes: bool) -> list[dict[str, torch.Tensor]]:
@@ -143,14 +158,13 @@ def _one(value: Any) -> torch.Tensor:
 
 
 def _compare(
-    check: s.Check, at: int, output: s.Argument, value: torch.Tensor, bound: float
+    check: s.Check, at: int, what: str, wanted: s.Expr, value: torch.Tensor, bound: float
 ) -> list[Finding]:
     expected = (
-        array(output.value)
-        if isinstance(output.value, s.List)
-        else torch.tensor(float(number(output.value)), dtype=torch.float64)
+        array(wanted)
+        if isinstance(wanted, s.List)
+        else torch.tensor(float(number(wanted)), dtype=torch.float64)
     )
-    what = f"`{output.name}`" if output.name else "the result"
     if value.dim() == 0 and expected.dim() and expected.numel() == 1:
         value = value.reshape(expected.shape)
     same = value.shape == expected.shape and torch.allclose(
@@ -193,7 +207,7 @@ def _without_lists(value: Any, found: dict[str, s.List]) -> Any:
 
 
 def _rule(tree: s.Primitive, line: s.CheckLine, constants: dict[str, s.List]) -> s.Rule:
-    """`metric result = NAME(...)` with what the check gives; `constants` gets its inner lists."""
+    """`result0 = NAME(..)`, or as many as a tuple has; `constants` gets the check's inner lists."""
     given = {
         a.name: a.value if isinstance(a.value, s.List) else _without_lists(a.value, constants)
         for a in line.inputs
@@ -223,8 +237,11 @@ def _rule(tree: s.Primitive, line: s.CheckLine, constants: dict[str, s.List]) ->
         body.append(s.Bind(("loss",), given["loss"]))
     options = {o.name for o in tree.options}
     arguments += [s.Argument(k, v) for k, v in given.items() if k in options and k not in inputs]
-    call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
-    body.append(s.Metric("result", call))
+    call = s.Call(s.Name(tree.name, span=line.span), tuple(arguments), span=line.span)
+    gives = next((_parts(o.value) for o in line.outputs if not o.name), (call,))
+    names = tuple(f"result{part}" for part in range(len(gives)))
+    body.append(s.Bind(names, call, span=line.span))
+    body += [s.Metric(name, s.Name(name, span=line.span), span=line.span) for name in names]
     body.append(s.Write((s.Name("w"),), (s.Binary("*", s.Name("w"), s.Number(1)),)))
     return s.Rule("check", (), tuple(body), workers=True, span=tree.span)
 
@@ -257,17 +274,23 @@ def array(value: s.Expr) -> torch.Tensor:
     def plain(v: s.Expr) -> Any:
         return [plain(i) for i in v.items] if isinstance(v, s.List) else number(v)
 
-    return torch.tensor(plain(value), dtype=torch.float64)
+    try:
+        return torch.tensor(plain(value), dtype=torch.float64)
+    except (ValueError, TypeError):
+        wrong = Diagnostic("E302", "the parts of a list are equally long", value.span)
+        raise CompileError((wrong,)) from None
 
 
 def number(value: s.Expr) -> float:
     """A literal number, with its sign."""
     if isinstance(value, s.Unary) and value.op == "-":
         return -number(value.operand)
-    if isinstance(value, s.Name):
-        return {"inf": float("inf"), "nan": float("nan"), "true": 1.0, "false": 0.0}[value.id]
+    if isinstance(value, s.Name) and value.id in NAMED:
+        return NAMED[value.id]
     if isinstance(value, s.Binary) and value.op in ("/", "*"):
         a, b = number(value.left), number(value.right)
-        return a / b if value.op == "/" else a * b
-    assert isinstance(value, s.Number), "a number is expected"
+        return a * b if value.op == "*" else a / b if b else math.nan
+    if not isinstance(value, s.Number):
+        help = "a check compares with numbers, lists of them, and tuples of these"
+        raise CompileError((Diagnostic("E302", "a number is expected here", value.span, help),))
     return float(value.value)

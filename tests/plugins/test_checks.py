@@ -7,7 +7,7 @@ import pytest
 from optc.compiler.checks import run_checks
 from optc.compiler.parse import parse
 from optc.compiler.primitive import from_syntax
-from optc.compiler.source import Source
+from optc.compiler.source import CompileError, Source
 from optc.compiler.syntax import Primitive
 from optc.plugins.registry import library
 
@@ -48,6 +48,40 @@ def test_a_written_loss_is_mapped_over_the_axes_of_its_point() -> None:
     check steps:
 """
     assert found(text, "w = [1.0], loss = p -> sum(p^4, over = model) / 4 gives [36.0]") == []
+
+
+PAIR = """monitor halves(x: model[places], y: model):
+    state seen: model = 0
+    seen <- seen + y
+    return (x / 2, seen)
+    check steps:
+"""
+
+
+def test_what_gives_several_values_is_compared_with_a_tuple() -> None:
+    first = "x = [1.0, 3.0], y = 2.0 gives ([0.5, 1.5], 2.0), seen = 2.0"
+    assert found(PAIR, first, "x = [1.0, 3.0], y = 2.0 gives ([0.5, 1.5], 4.0)") == []
+    assert found(PAIR, "x = [4.0], y = 2.0 gives ([2.0], 2.5)") == [
+        "check steps, step 1: the result's part 2 must be 2.5, and it is 2.0"
+    ]
+    wrong = found(PAIR, first, "x = [1.0, 3.0], y = 2.0 gives [0.5, 1.5]")
+    assert "the result must be 2 values, as in the first step" in wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        (MEAN, "g = [2.0] gives ([1.0], [1.0])", "own.opt:6:9: error[E205]"),
+        (PAIR, "x = [4.0], y = 2.0 gives [2.0]", "own.opt:6:9: error[E302]"),
+        (MEAN, "g = [2.0] gives g", "own.opt:6:25: error[E302]: a number is expected here"),
+        (MEAN, "g = [2.0] gives [[1.0], [1.0, 2.0]]", "6:25: error[E302]: the parts of a list"),
+        (MEAN, "g = [x] gives [1.0]", "own.opt:6:14: error[E302]: a number is expected here"),
+    ],
+)
+def test_a_line_that_compares_nothing_is_a_mistake(text: str, line: str, what: str) -> None:
+    with pytest.raises(CompileError) as error:
+        found(text, line)
+    assert what in str(error.value)
 
 
 @pytest.mark.parametrize(
