@@ -287,12 +287,9 @@ def index_axes(ctx: Context, scope: Scope, value: Node, expr: s.Index) -> Node:
         if isinstance(item, s.Slice):
             continue
         at = node(ctx, scope, item, "an index")
-        if at.type.axes and axis.name == "dataset":
-            pass
         t = value.type
         kept = tuple(a for a in t.axes if not a.same(axis))
-        places = tuple(a for a in at.type.axes)
-        type = Type(t.reach, (*places, *kept), t.domain, t.logical)
+        type = Type(t.reach, (*at.type.axes, *kept), t.domain, t.logical)
         value = ctx.graph.add("index", value, at, type=type, span=expr.span, axis=axis.label)
     return value
 
