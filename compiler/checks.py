@@ -111,8 +111,8 @@ def _run(
                 findings.append(Finding(check.name, at, f"`{output.name}`", "a state", "none"))
                 continue
             if not output.name and len(_parts(output.value)) != len(metrics[0]):
-                wanted = f"{len(metrics[0])} values, as in the first step"
-                findings.append(Finding(check.name, at, "the result", wanted, "another number"))
+                count = f"{len(metrics[0])} values, as in the first step"
+                findings.append(Finding(check.name, at, "the result", count, "another number"))
                 continue
             for part, wanted in enumerate(_parts(output.value)):
                 found = [

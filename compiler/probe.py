@@ -6,6 +6,16 @@ from . import syntax as s
 from .calls import supplied
 
 _NUMBER = s.Number(1, "1")
+_HALF = s.Number(0.5, "0.5")
+_VALUES: dict[str, s.Expr] = {
+    "unit": _HALF,
+    "fraction": _HALF,
+    "unit_pair": s.Tuple((_HALF, _HALF)),
+    "pair": s.Tuple((_NUMBER, _NUMBER)),
+    "boolean": s.Name("true"),
+    "function": s.Lambda(("x",), s.Name("x")),
+}
+"""What a required option is given, by its bound; others get a 1."""
 
 
 def _like_w(item: s.Input) -> bool:
@@ -38,7 +48,8 @@ def probe(tree: s.Primitive) -> s.Rule | None:
     if names & {"loss", "grad"} and any(isinstance(b, s.Declare) for b in body):
         body.append(s.Declare("loss", (s.Slot("main"),)))
         body.append(s.Bind(("loss",), s.Name("main")))
-    arguments += [s.Argument(o.name, _NUMBER) for o in tree.options if o.default is None]
+    required = [o for o in tree.options if o.default is None]
+    arguments += [s.Argument(o.name, _VALUES.get(o.bound, _NUMBER)) for o in required]
     call = s.Call(s.Name(tree.name, span=tree.span), tuple(arguments), span=tree.span)
     if tree.kind == "stepsize":
         body.append(s.Step("step", call, span=tree.span))

@@ -148,4 +148,21 @@ def _two_axes(ctx: Context, value: Node, span: Span) -> tuple[Axis, ...]:
             span,
             "`matrix(x)` makes one of each tensor",
         )
+    *others, a, b = value.type.axes
+    pairs = [(x, y) for k, x in enumerate(value.type.axes) for y in value.type.axes[k + 1 :]]
+    pair = next((p for p in pairs if _pair(*p)), None)
+    if pair is not None and not _pair(a, b):
+        first = next(x for x in (a, b) if x not in pair)
+        ctx.error(
+            "E311",
+            f"the last two axes are taken for the matrix, and in {value.type} these are "
+            f"`{a}` and `{b}`",
+            span,
+            f"axes stand in the order in which they come: let a value with `{first}` be first",
+        )
     return value.type.axes
+
+
+def _pair(a: Axis, b: Axis) -> bool:
+    """Whether two axes are surely those of one matrix."""
+    return a.name == b.name or {a.name, b.name} in ({"rows", "cols"}, {"short", "long"})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optc.compiler import driver
+from optc.compiler.check import check_file
 from optc.compiler.ir import Graph
 from optc.compiler.source import CompileError, Source
 from optc.plugins.registry import library
@@ -56,6 +57,18 @@ REFUSED = {
         J = grad(w + normal(w, probes(2)))
         w <- w - lr * mean(normal(J, probes(2)), over = probes)""",
         "the value has the axis `probes(2)` already",
+    ),
+    "a matrix whose axes are not the last": (
+        """
+        z = normal(w, probes(2))
+        K = loss(w, on = each(batch)) * dot(z, z', over = model)
+        w <- w - lr * sum(inverse(where(eye(probes) > 0, 1, K)), over = (probes, probes'))[0]""",
+        "these are `probes(2)'` and `examples`",
+    ),
+    "a matrix of a tensor whose axes are not the last": (
+        "z = normal(norm(w, over = tensor), probes(2))\n"
+        "w <- w - lr * sum(back(polar(matrix(w) * z)), over = probes)",
+        "these are `cols` and `probes(2)`",
     ),
 }
 
@@ -115,3 +128,11 @@ def test_a_metric_of_options_is_a_number_for_each_group() -> None:
         opt.step()
         found = opt.metrics["rate"]
         assert (list(map(float, found)) if isinstance(wanted, list) else float(found)) == wanted
+
+
+def test_a_primitive_is_checked_whatever_its_options_require() -> None:
+    text = """precondition own(g; a: unit, b: unit_pair, c: pair, d: boolean, e: function, f: count):
+    return where(d, g * a + b[0], e(g) * c[1]) + f
+"""
+    (probe,) = check_file(driver.tree(Source("own.opt", text)), library())
+    assert "w" in probe.writes
