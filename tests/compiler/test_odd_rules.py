@@ -131,8 +131,8 @@ def test_a_metric_of_options_is_a_number_for_each_group() -> None:
 
 
 def test_a_primitive_is_checked_whatever_its_options_require() -> None:
-    text = """precondition own(g; a: unit, b: unit_pair, c: pair, d: boolean, e: function, f: count):
-    return where(d, g * a + b[0], e(g) * c[1]) + f
-"""
+    options = "a: unit, b: unit_pair, c: pair, d: boolean, e: function, f: count"
+    result = "where(d, g * a + b[0], e(g) * c[1]) + f"
+    text = f"precondition own(g; {options}):\n    return {result}\n"
     (probe,) = check_file(driver.tree(Source("own.opt", text)), library())
     assert "w" in probe.writes
