@@ -46,6 +46,11 @@ def flat(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
 def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> Node:
     """The cells of a matrix or of a flat value where they came from."""
     value = as_node(ctx, x, span)
+    if [str(a) for a in value.type.axes[-2:]] in (["cols", "rows"], ["long", "short"]):
+        # axes go by name, in whatever order they came
+        *rest, a, b = value.type.axes
+        type = replace(value.type, axes=(*rest, b, a))
+        value = ctx.graph.add("transpose", value, type=type, span=span)
     key = scope.target
     domain = as_node(ctx, like, span).type.domain if like is not None else ctx.flow[key].type.domain
     count = 2 if value.type.reach == "tensor" else 1

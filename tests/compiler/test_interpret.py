@@ -424,3 +424,11 @@ def test_random_numbers_differ_by_line_and_by_step() -> None:
 def test_maximize_turns_the_gradient() -> None:
     run = after("w <- w - lr * grad(w)", maximize=True)
     assert math.isclose(w_of(run), -0.1)
+
+
+def test_a_matrix_goes_back_in_whatever_order_its_axes_came() -> None:
+    text = RULE + "    w <- back(sum(matrix(w), over = rows) * matrix(w))"
+    x = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
+    run = machine(text, tensors=Tensors(["w"], [x]))
+    run.step()
+    assert torch.equal(run.tensors()[0], x.sum(0) * x)
