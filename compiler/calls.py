@@ -12,6 +12,7 @@ from typing import Any
 from . import syntax as s
 from .builtins import BUILTINS
 from .ir import Node
+from .names import find_function
 from .oracles import OBJECTIVE_METHODS, gradient_of
 from .primitive import Declaration
 from .scope import (
@@ -87,7 +88,7 @@ def gradient_field(ctx: Context, scope: Scope) -> Function:
 
 def call_named(ctx: Context, scope: Scope, expr: s.Call) -> Any:
     """A call of a bare name that the scope does not bind, or None where it is no primitive."""
-    from .expressions import arguments, find_function
+    from .expressions import arguments
 
     name = expr.function.id  # type: ignore[union-attr]
     if name in OBJECTIVE_METHODS:

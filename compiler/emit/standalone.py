@@ -17,7 +17,7 @@ from typing import Any
 from torch import fx
 
 from ... import __version__
-from ..program import Cells, Compute, Host, Loop, Plan, Port, Printed, Program, Rest, Test
+from ..program import Cells, Compute, Host, Loop, Plan, Program, Rest, Test
 from . import box
 from .carried import carried
 from .kernel import PRINTERS, folded
@@ -34,11 +34,12 @@ from .python import (
     identifier,
     visible,
 )
+from .readable_names import host_names, leaf_names, port_names, result_name, slot_names
+from .remarks import HOST_DOCS, describe, file_name, origin
 
 MARK = "# Written by optc "
 """How the first line of a standalone module begins."""
 
-FREE = frozenset(("cell", "tensor", "group", "model"))
 IMPORTS = (
     "hashlib",
     "importlib",
@@ -132,7 +133,7 @@ class _Module:
             "options": Raw("OPTIONS"),
             "domains": {n: self._domain(d) for n, d in program.domains.items()},
             "conditions": self._host(
-                program.conditions, "conditions", _host_names(program.conditions)
+                program.conditions, "conditions", host_names(program.conditions)
             ),
             "plan": Raw("lambda bits: PLANS[bits]()"),
             "start": Raw("lambda slot: STARTS[slot]()"),
@@ -160,8 +161,8 @@ class _Module:
         """Write a plan and the functions of its phases; returns the name of its function."""
         name = identifier(kind, self.taken)
         self.taken.add(name)
-        hosts = _host_names(plan.host)
-        slots = _slot_names(plan)
+        hosts = host_names(plan.host)
+        slots = slot_names(plan)
         phases = [self._phase(p, hosts, slots) for p in plan.phases]
         host = self._host(plan.host, "host", hosts)
         whole = replace(plan, phases=phases, host=host, reaches={}, took={}, evals={}, module=None)
@@ -180,7 +181,7 @@ class _Module:
         if domain.where is None:
             return domain
         host = domain.where.host
-        return replace(domain, where=Test(self._host(host, "belongs", _host_names(host))))
+        return replace(domain, where=Test(self._host(host, "belongs", host_names(host))))
 
     # Functions ----------------------------------------------------------------------------
 
@@ -198,11 +199,11 @@ class _Module:
             return replace(host, module=Raw(f"{HOME}.Printed(tuple)"))  # type: ignore[arg-type]
         assert isinstance(host.module, fx.GraphModule)
         graph = host.module.graph
-        parameters = _leaf_names(host)
+        parameters = leaf_names(host)
         body = Printer(graph, parameters, names).body()
         name, fresh = self._named(kind, (*parameters.values(), "->", *body))
         if fresh:
-            doc = _HOST_DOCS[kind]
+            doc = HOST_DOCS[kind]
             self.phases.append(function(name, parameters.values(), doc, body))
         return replace(host, module=Raw(f"{HOME}.Printed({name})"))  # type: ignore[arg-type]
 
@@ -218,10 +219,10 @@ class _Module:
         """Write the function of a phase, and its kernels' texts if it is element-wise."""
         assert isinstance(phase.module, fx.GraphModule)
         graph = phase.module.graph
-        parameters = _port_names(phase, graph, hosts)
-        printer = Printer(graph, parameters, [_result_name(o, slots) for o in phase.outputs])
-        body = printer.body(_origin)
-        doc = _describe(phase, slots)
+        parameters = port_names(phase, graph, hosts)
+        printer = Printer(graph, parameters, [result_name(o, slots) for o in phase.outputs])
+        body = printer.body(origin)
+        doc = describe(phase, slots)
         kernel = phase.mode == "kernel"
         texts = {x: folded(show(phase), x, WIDTH) for x, show in PRINTERS.items()} if kernel else {}
         kind = "model" if not phase.space else PLACE[phase.mode]
@@ -238,128 +239,8 @@ class _Module:
         return replace(phase, name=name, module=module, sources=sources)
 
 
-# Names ----------------------------------------------------------------------------------------
-
-
-def file_name(path: str) -> str:
-    """The last part of a path: where a spec lies on a machine is nobody's business."""
-    return path.replace("\\", "/").rpartition("/")[2]
-
-
-def _unique(names: Sequence[str], reserved: Sequence[str] = ()) -> list[str]:
-    result: list[str] = []
-    for name in names:
-        result.append(identifier(name, {*result, *reserved}))
-    return result
-
-
-def _leaf_name(leaf: Any) -> str:
-    kind, what = leaf[0], str(leaf[1])
-    place = leaf[2] if kind == "option" else leaf[3] if kind == "meta" and what == "shape" else -1
-    return f"{what}_{place}" if place >= 0 else what
-
-
-def _leaf_names(host: Host) -> dict[str, str]:
-    """Placeholder -> parameter of a host function."""
-    names = _unique([_leaf_name(leaf) for _, leaf in host.leaves])
-    return dict(zip((n for n, _ in host.leaves), names, strict=True))
-
-
-def _host_names(host: Host) -> list[str]:
-    """Names of the scalars of a row: the leaf's own where it is one, else h and its place."""
-    assert isinstance(host.module, fx.GraphModule)
-    leaves = _leaf_names(host)
-    returned = next(n for n in host.module.graph.nodes if n.op == "output").args[0]
-    return [
-        leaves[x.name] if isinstance(x, fx.Node) and x.name in leaves else f"h{k}"
-        for k, x in enumerate(returned)
-    ]
-
-
-def _port_names(phase: Compute, graph: fx.Graph, hosts: Sequence[str]) -> dict[str, str]:
-    """Placeholder -> parameter of a phase's function."""
-    holders = [n for n in graph.nodes if n.op == "placeholder"]
-    ports = [phase.inputs[n.meta["port"]] for n in holders]
-    assert [id(p) for p in ports] == [id(p) for p in phase.inputs]
-    names = _unique([_port_name(p, hosts) for p in ports])
-    return dict(zip((n.name for n in holders), names, strict=True))
-
-
-def _port_name(port: Port, hosts: Sequence[str]) -> str:
-    if port.how == "host":
-        return hosts[int(port.source)]
-    return short(port.source[5:]) if port.source.startswith("slot:") else port.name
-
-
-def short(slot: str) -> str:
-    """What a slot is called where its step and its domain are clear."""
-    return slot.rpartition(".")[2].partition("@")[0]
-
-
-def _slot_names(plan: Plan) -> dict[str, str]:
-    """Value -> the slot or metric that it becomes."""
-    names = {value: metric for metric, value in plan.metrics.items()}
-    names |= {value: f"{short(slot)}_new" for slot, value in plan.deferred.items()}
-    return names
-
-
-def _result_name(output: Any, slots: dict[str, str]) -> str:
-    if output.slot:
-        return f"{short(output.slot)}_new"
-    return slots.get(output.value, output.combine or output.value)
-
-
-# Words ----------------------------------------------------------------------------------------
-
-_HOST_DOCS = {
-    "host": "Scalars of a step, in double: one row for each group of parameters.",
-    "conditions": "What decides which variant of the step is run.",
-    "belongs": "Whether a parameter belongs to a domain.",
-}
-
-
-def _describe(phase: Compute, slots: dict[str, str]) -> str:
-    reads = [
-        p.source[5:] if p.source.startswith("slot:") else p.name
-        for p in phase.inputs
-        if p.how in FREE
-    ]
-    writes = sorted({o.slot for o in phase.outputs if o.slot})
-    gives = [
-        f"{o.combine or 'value'} over the {o.how}" if o.combine else slots.get(o.value, o.value)
-        for o in phase.outputs
-        if not o.slot
-    ]
-    where = f"Each tensor of {phase.space}" if phase.space else "The model"
-    parts = [f"reads {', '.join(reads)}"] if reads else []
-    parts += [f"writes {', '.join(writes)}"] if writes else []
-    parts += [f"gives {', '.join(gives)}"] if gives else []
-    return _filled(visible(f"{where}: {'; '.join(parts)}."))
-
-
-def _filled(text: str) -> str:
-    lines = [""]
-    for word in text.split(" "):
-        if len(lines[-1]) + len(word) > WIDTH - 12:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
-
-
-def _origin(node: fx.Node) -> str:
-    """The line of the spec that a value comes from."""
-    made = node.meta.get("node")
-    if made is None:
-        return ""
-    line = made.span.source.line(made.span.row).strip()
-    return f"{file_name(made.span.source.path)}:{made.span.row}: {line}" if line else ""
-
-
 def _title(text: str) -> list[str]:
     return [f"# {text} ".ljust(WIDTH, "-")]
-
-
-# Texts ----------------------------------------------------------------------------------------
 
 
 def _raw(text: str) -> str:
@@ -401,6 +282,3 @@ def _ending(name: str) -> list[list[str]]:
             ),
         ],
     ]
-
-
-__all__ = ["MARK", "Printed", "class_name", "standalone"]

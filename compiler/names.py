@@ -1,0 +1,150 @@
+"""What a name means that no block declares: clocks, inputs, facts of a tensor, functions, axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import syntax as s
+from .builtins import BUILTINS
+from .builtins.constants import CONSTANTS
+from .builtins.metadata import METAS
+from .ir import Node
+from .scope import Arguments, AxisName, Context, Function, Mixing, Scope, SlotRef, as_node
+from .source import Span
+from .types import DATA, REACHES, Axis, Type
+
+CLOCKS = {"t": "tensor", "steps": "model", "call": "model"}
+"""Counters of steps, and the reach of each."""
+
+INPUTS = ("epoch", "progress", "new_epoch", "steps_per_epoch")
+"""What a loop may tell: the names that every rule knows."""
+
+
+def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
+    """Names that nobody declared: clocks, inputs, facts of a tensor, constants."""
+    name, graph = expr.id, ctx.graph
+    domain = ctx.domain(scope)
+    if name in CLOCKS:
+        reach = CLOCKS[name]
+        type = Type(reach, (), domain if reach == "tensor" else "")
+        clock = graph.add("clock", type=type, known=1, span=expr.span, which=name, scope=domain)
+        return clock if name != "t" or not scope.turns else turns_of(ctx, scope, clock, expr.span)
+    if name in INPUTS:
+        graph.inputs.setdefault(name, Type())
+        return graph.add("input", type=Type(), known=1, span=expr.span, name=name)
+    if name in METAS:
+        return graph.add("meta", type=Type("tensor", (), domain), known=1, what=name)
+    if name in CONSTANTS:
+        return graph.const(CONSTANTS[name], expr.span)
+    if name in REACHES or name == "workers" and graph.workers:
+        return AxisName(Axis(name))
+    if name in ("complete", "star"):
+        return Mixing((name,))
+    if name == "batch":
+        return ctx.batch if ctx.batch is not None else graph.add("batch", type=DATA, known=1)
+    if name in ctx.externs:
+        return ctx.externs[name]
+    if name == "criterion":
+        return criterion(ctx)
+    if name == "grad" or name == "d":
+        from .calls import current
+
+        return current(ctx, scope, name, expr.span)
+    if name in BUILTINS:
+        return Function(f"`{name}`", lambda a, span: BUILTINS[name](ctx, scope, a, span))
+    declaration = find_function(ctx, name)
+    if declaration is not None:
+        from .calls import as_function
+
+        return as_function(ctx, scope, declaration)
+    axis = find_axis(ctx, scope, name)
+    if axis is not None:
+        return AxisName(axis)
+    return _unknown(ctx, scope, expr)
+
+
+def turns_of(ctx: Context, scope: Scope, clock: Node, span: Span) -> Node:
+    """`t` of a primitive that is called in a loop: how often it was, this turn included.
+
+    Where every loop around the call turns a known number of times it follows from the step's t;
+    else the primitive keeps count itself.
+    """
+    one = ctx.graph.const(1)
+    if all(turn.count is not None for turn in scope.turns):
+        before = ctx.map("sub", clock, one, span=span)
+        for turn in scope.turns:
+            passed = ctx.map("mul", before, ctx.graph.const(turn.count or 0), span=span)
+            before = ctx.map("add", passed, turn.index, span=span)
+        return ctx.map("add", before, one, span=span)
+    path = f"{scope.path}turns"
+    if path not in ctx.counted:
+        if path not in ctx.graph.slots:
+            ctx.declare(path, "state", clock.type, ctx.graph.const(0.0), span)
+        elif path not in ctx.flow:
+            ctx.flow[path] = ctx.flow_of(path)
+        count = ctx.map("add", ctx.flow[path], one, span=span)
+        ctx.flow[path] = ctx.counted[path] = ctx.expand(count, clock.type, span)
+        ctx.writes += 1
+    return ctx.counted[path]
+
+
+def criterion(ctx: Context) -> Function:
+    """`criterion(outputs, labels)`: the loss of each example, where the loop gives its loss in
+    parts.
+    """
+    type = Type("model", (Axis("examples"),))
+
+    def apply(given: Arguments, span: Any) -> Node:
+        ctx.graph.oracles["criterion"] = type
+        values = [as_node(ctx, v, span) for v in given.positional]
+        return ctx.graph.add("oracle", *values, type=type, span=span, name="criterion")
+
+    return Function("`criterion`", apply)
+
+
+def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
+    known = {
+        *scope.visible(),
+        *BUILTINS,
+        *METAS,
+        *CONSTANTS,
+        *CLOCKS,
+        *INPUTS,
+        *ctx.local,
+        *ctx.registry.names("function"),
+    }
+    ctx.unknown("name", expr.id, known, expr.span)
+
+
+def find_function(ctx: Context, name: str) -> Any:
+    """A primitive called by its bare name: a local one, a function, or of any kind."""
+    if name in ctx.local:
+        return ctx.local[name]
+    found = ctx.registry.find("function", name)
+    if found is None:
+        for kind in ctx.registry.kinds_of(name):
+            return ctx.registry.find(kind, name)
+    return found
+
+
+def find_axis(ctx: Context, scope: Scope, name: str) -> Axis | None:
+    """An axis that some visible value has."""
+    reach: Scope | None = scope
+    while reach is not None:
+        for value in reach.names.values():
+            at = ctx.flow.get(value.key) if isinstance(value, SlotRef) else value
+            types = [at.type] if isinstance(at, Node) else []
+            if isinstance(value, Function) and value.objective:
+                types = [ctx.graph.objectives.get(value.objective, Type())]
+            for t in types:
+                for axis in t.axes:
+                    if axis.name == name:
+                        return Axis(name, axis.size)
+        reach = reach.parent
+    for type in ctx.graph.objectives.values():
+        known = type.axis(name)
+        if known:
+            return known
+    if name in ctx.axes:
+        return ctx.axes[name]
+    return None
