@@ -27,16 +27,17 @@ from optc.runtime import triton as runtime
 from .rules import ADAMW, CLIPPED, NOISY
 
 real = pytest.importorskip("triton", reason="Triton is not installed")
-HERE = Path(__file__).parent
+INTERPRETED = Path(__file__).parent / "triton_interpreted"
 DOUBLES = {"host", "tensor_values", "group_values", "model_values", "partials"}
 
 
 def test_meaning_in_the_interpreter() -> None:
     """In a process of its own: Triton reads the variable when it is imported."""
+    files = [str(f) for f in INTERPRETED.glob("*.py") if f.name != "conftest.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", str(HERE / "triton_interpreted.py")],
+        [sys.executable, "-m", "pytest", "-q", "-x", *sorted(files)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=HERE.parent.parent,
+        cwd=INTERPRETED.parents[2],
         capture_output=True,
         text=True,
     )
@@ -138,7 +139,7 @@ def test_reductions_are_double_and_every_kernel_is_built() -> None:
 
 @pytest.mark.parametrize("work", ["f32", "f64"])
 def test_every_operation_compiles(work: str) -> None:
-    from .triton_interpreted import NAMED_OPS, operations
+    from .triton_interpreted.operations import NAMED_OPS, operations
 
     assert sum(ptx.count("st.global") for ptx in ptx_of(operations(), work, work)) > len(NAMED_OPS)
 
@@ -147,7 +148,7 @@ def test_every_operation_compiles(work: str) -> None:
 def test_stores_of_a_schedule_compile(form: str) -> None:
     import optc
 
-    from .triton_interpreted import SCHEDULED
+    from .triton_interpreted.steps import SCHEDULED
 
     made = optc.loads(ADAMW + SCHEDULED.format(form, "f16")).program
     (phase,) = phases_of(made)
