@@ -22,6 +22,7 @@ from ..compiler.program import Evaluate, Program, SlotSpec
 from . import execute
 from .frame import Frame, took_part
 from .layout import HostRows, Layout
+from .options import with_defaults
 from .state import fresh
 
 State = dict[str, Any]
@@ -46,13 +47,8 @@ class Step:
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay until they are given again."""
         leaves, _ = pytree.tree_flatten(w)
-        unknown = [n for n in options if n not in self.program.options]
-        if unknown:
-            raise TypeError(f"{self.program.name} has no option {unknown[0]!r}")
-        missing = [n for n, d in self.program.options.items() if d is None and n not in options]
-        if missing:
-            raise TypeError(f"{self.program.name} needs the option {missing[0]!r}")
-        group = {**self.program.options, **options, "params": leaves}
+        known = with_defaults(self.program, options)
+        group = {**known, "params": leaves}
         layout = Layout(self.program, [group])
         host = HostRows(layout, [group], 1, 1, 1, {})
         slots: dict[str, Any] = {
@@ -68,7 +64,7 @@ class Step:
             frame.slots[name] = _first(slot, frame)
         self._begin(frame, host, early)
         return {
-            "options": {**self.program.options, **options},
+            "options": known,
             "slots": {n: frame.slots[n] for n in (*self._numbers, *early)},
             "t": [0] * len(leaves),
             "calls": 0,

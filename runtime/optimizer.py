@@ -21,6 +21,7 @@ from .in_backward import InBackward
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
+from .options import of_call
 from .state import Slots, to_local
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
@@ -54,29 +55,9 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ):
         program = self.program
-        names = list(program.options)
-        if len(args) > len(names):
-            raise TypeError(
-                f"{program.name} takes at most {len(names)} options: {', '.join(names)}"
-            )
-        options.update(zip(names, args, strict=False))
-        for name in ("foreach", "fused", "capturable", "differentiable"):
-            if options.get(name) and name not in names:
-                if name in ("capturable", "differentiable"):
-                    raise ValueError(f"Invalid option: {program.name} has no {name}")
-            if name not in names:
-                options.pop(name, None)
-        unknown = [n for n in options if n not in names]
-        if unknown:
-            raise TypeError(
-                f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}"
-            )
+        defaults = of_call(program, args, options)
         if backend not in BACKENDS:
             raise ValueError(f"Invalid backend: {backend!r}; one of {', '.join(BACKENDS)}")
-        missing = [n for n, d in program.options.items() if d is None and n not in options]
-        if missing:
-            raise TypeError(f"{program.name} needs the option {missing[0]!r}")
-        defaults = {**program.options, **options}
         defaults.update(maximize=maximize, seed=seed, calls=0, steps=0)
         self._bound: Objective | None = None
         self._binding: dict[str, Any] = {}
@@ -400,12 +381,6 @@ class Optimizer(torch.optim.Optimizer):
                     to_local(p).copy_(state[slot].to(p.dtype))
                 elif not to_eval and "held" in state:
                     p.copy_(state.pop("held"))
-
-    def initialise(self) -> None:
-        """Create all state now instead of at the first step (for checkpoint loaders)."""
-        layout = self._arrange()
-        if self._slots is None:
-            self._slots = Slots(self.program, layout, self.state)
 
 
 def optimizer_class(program: Program, name: str = "", module: str = "") -> type[Optimizer]:

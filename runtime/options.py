@@ -1,0 +1,37 @@
+"""The options of a rule as they are given, in order or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..compiler.program import Program
+
+WITHOUT_EFFECT = ("foreach", "fused")
+REFUSED = ("capturable", "differentiable")
+"""Arguments of torch's optimizers: how those run (`backend` says it here), and what is not had."""
+
+
+def with_defaults(program: Program, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a rule; says which of those given is unknown, and which is missing."""
+    names = list(program.options)
+    unknown = [n for n in given if n not in names]
+    if unknown:
+        raise TypeError(f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}")
+    missing = [n for n, d in program.options.items() if d is None and n not in given]
+    if missing:
+        raise TypeError(f"{program.name} needs the option {missing[0]!r}")
+    return {**program.options, **given}
+
+
+def of_call(program: Program, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a rule whose optimizer is called with these arguments."""
+    names = list(program.options)
+    if len(args) > len(names):
+        raise TypeError(f"{program.name} takes at most {len(names)} options: {', '.join(names)}")
+    given = {**options, **dict(zip(names, args, strict=False))}
+    for name in REFUSED:
+        if name not in names and given.get(name):
+            raise ValueError(f"Invalid option: {program.name} has no {name}")
+    torchs = {*WITHOUT_EFFECT, *REFUSED} - {*names}
+    return with_defaults(program, {k: v for k, v in given.items() if k not in torchs})
