@@ -12,9 +12,10 @@ import optc
 CARD = torch.tensor([[0, 0], [1, 0], [0, 1], [5, 5], [6, 5]], dtype=torch.float64)
 READ = """
 rule read():
-    input p: model[agents, dims], A: model[agents, agents']
+    input p: model[times, agents, dims], A: model[times, agents, agents']
     w <- w - grad(w)
-    metric seen = sum(A * laplacian(p, radius = {radius}, knn = {knn}), over = (agents, agents'))
+    L = laplacian(p, radius = {radius}, knn = {knn})
+    metric seen = sum(A * L, over = (times, agents, agents'))
 """
 DENSITY = """
 rule density():
@@ -46,14 +47,15 @@ def graph(p: Tensor, radius: float, knn: int) -> Tensor:
 @pytest.mark.parametrize(("radius", "knn"), [(5.0, 4), (5.0, 2), (0.7, 9)])
 def test_the_graph_is_of_near_and_nearest_points(radius: float, knn: int) -> None:
     torch.manual_seed(0)
-    p = torch.cat([CARD, torch.randn(6, 2, dtype=torch.float64)])
-    A = torch.randn(11, 11, dtype=torch.float64)
+    p = torch.cat([CARD.expand(3, 5, 2), torch.randn(3, 6, 2, dtype=torch.float64)], 1)
+    A = torch.randn(3, 11, 11, dtype=torch.float64)
     w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     w.grad = torch.zeros_like(w)
     opt = optc.loads(READ.format(radius=radius, knn=knn))([w])
     opt.supply(p=p, A=A)
     opt.step()
-    assert float(opt.metrics["seen"]) == pytest.approx(float((A * graph(p, radius, knn)).sum()))
+    L = torch.stack([graph(x, radius, knn) for x in p])
+    assert float(opt.metrics["seen"]) == pytest.approx(float((A * L).sum()))
 
 
 def test_the_cards_spectrum() -> None:
