@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder
 from .least import FLOAT32, least_bytes, leaves, whole, within
+from .passes.guard import price
 from .passes.specialise import every_due
 from .scalars import HOST as COMPUTE
 from .source import Diagnostic, Span
@@ -90,8 +91,6 @@ def _held(graph: Graph, node: Node) -> bool:
 
 def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
     """The cost sheet; `widths` are the bytes of a cell of each slot, where it is no float32."""
-    from .passes.guard import price
-
     nodes = list(everything(graph))
     states = [s for s in graph.slots.values() if s.kind == "state"]
     fine = [s for s in states if s.type.reach == "element" and not s.type.axes]

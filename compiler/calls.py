@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import syntax as s
+from .bounds import complaint
 from .builtins import BUILTINS
 from .ir import Node
 from .names import find_function
@@ -145,7 +146,6 @@ def instance(
     step = step or declaration.kind == "stepsize"
     named = dict(given.named)
     values = list(given.positional)
-    spans = [given.spans.get(i, span) for i in range(len(values))]
     inputs: dict[str, Any] = {}
     for item in declaration.inputs:
         implicit = supplied(item, declaration.kind) != ""
@@ -155,7 +155,6 @@ def instance(
             inputs[item.name] = named.pop(item.name)
         elif values and not (implicit and step):
             inputs[item.name] = values.pop(0)
-            spans.pop(0)
         elif not implicit:
             ctx.error("E207", f"`{declaration.name}` needs its input `{item.name}`", span)
     options: dict[str, Any] = {}
@@ -164,7 +163,21 @@ def instance(
             options[option.name] = named.pop(option.name)
         elif values:
             options[option.name] = values.pop(0)
-            spans.pop(0)
+    _refuse_more(ctx, declaration, given, named, len(values), span)
+    keeps = declaration.kind != "function"
+    path = ctx.fresh_path(scope.path + (alias or declaration.name)) if keeps else scope.path
+    return Instance(declaration, inputs, options, path)
+
+
+def _refuse_more(
+    ctx: Context,
+    declaration: Declaration,
+    given: Arguments,
+    named: dict[str, Any],
+    more: int,
+    span: Span,
+) -> None:
+    """Arguments that are left when all inputs and options have theirs: `named`, and the last."""
     known = [o.name for o in declaration.options] + [i.name for i in declaration.inputs]
     for name in named:
         ctx.error(
@@ -173,28 +186,18 @@ def instance(
             given.spans.get(name, span),
             nearest(name, known),
         )
-    if values:
+    if more:
         ctx.error(
             "E205",
             f"`{declaration.name}` takes at most {len(known)} arguments",
-            spans[0],
+            given.spans.get(len(given.positional) - more, span),
             f"it takes {', '.join(known)}",
         )
-    keeps = declaration.kind != "function"
-    path = ctx.fresh_path(scope.path + (alias or declaration.name)) if keeps else scope.path
-    return Instance(declaration, inputs, options, path)
 
 
-def call(
-    ctx: Context,
-    scope: Scope,
-    declaration: Declaration,
-    given: Arguments,
-    span: Span,
-    alias: str = "",
-) -> Any:
+def call(ctx: Context, scope: Scope, declaration: Declaration, given: Arguments, span: Span) -> Any:
     """Call a primitive here and now; the environment supplies what the call leaves out."""
-    made = instance(ctx, scope, declaration, given, span, alias)
+    made = instance(ctx, scope, declaration, given, span)
     return run(ctx, scope, made, span, None)
 
 
@@ -216,7 +219,33 @@ def run(
         again=bool(made.seen),
     )
     inner.block = inner
-    previous = previous or {}
+    _supply(ctx, scope, inner, made, span, point, previous or {})
+    if declaration.call is not None:
+        return python_call(ctx, inner, made, span)
+    assert isinstance(declaration.tree, s.Primitive)
+    for option in declaration.options:
+        inner.names[option.name] = option_value(ctx, made, option, span)
+    from .statements import block, returned
+
+    before = ctx.writes
+    with ctx.deeper(span):
+        for item in declaration.inputs:
+            _check_input(ctx, inner, item, declaration, span)
+        block(ctx, inner, declaration.tree.body)
+    made.wrote = made.wrote or ctx.writes > before
+    return returned(ctx, inner, declaration, span)
+
+
+def _supply(
+    ctx: Context,
+    scope: Scope,
+    inner: Scope,
+    made: Instance,
+    span: Span,
+    point: Node | None,
+    previous: dict[str, Any],
+) -> None:
+    """Give a body the names that the environment supplies, and its inputs."""
     w = point if point is not None else ctx.flow.get(scope.target)
     for name in ("loss", "grad"):
         found = previous.get(name) or scope.find(name)
@@ -232,29 +261,13 @@ def run(
     for target in ctx.targets:
         if target != "w" and scope.find(target) is not None:
             inner.names[target] = scope.find(target)
-    for item in declaration.inputs:
+    for item in made.declaration.inputs:
         if item.type is not None and item.type.reach == "state":
             continue
         if item.name in made.inputs:
             inner.names[item.name] = made.inputs[item.name]
-        elif supplied(item, declaration.kind) == "d":
+        elif supplied(item, made.declaration.kind) == "d":
             inner.names[item.name] = current(ctx, scope, "d", span)
-    if declaration.call is not None:
-        return python_call(ctx, inner, made, span)
-    assert isinstance(declaration.tree, s.Primitive)
-    for option in declaration.options:
-        inner.names[option.name] = option_value(ctx, made, option, span)
-    from .statements import block, returned
-
-    if declaration.kind == "function" and not made.path:
-        inner.path = ""
-    before = ctx.writes
-    with ctx.deeper(span):
-        for item in declaration.inputs:
-            _check_input(ctx, inner, item, declaration, span)
-        block(ctx, inner, declaration.tree.body)
-    made.wrote = made.wrote or ctx.writes > before
-    return returned(ctx, inner, declaration, span)
 
 
 def _check_input(
@@ -292,7 +305,6 @@ def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> 
     """What an option of a call site is: given, or its default; constants are checked by their
     bound.
     """
-    from .bounds import complaint
     from .expressions import evaluate
 
     if option.name in made.options:
@@ -373,6 +385,3 @@ def field_of(
         return made.seen[point]
 
     return Function(f"`{made.declaration.name}`", apply)
-
-
-__all__ = ["POISON", "Stop", "call", "current", "field_of", "instance", "run"]

@@ -6,10 +6,20 @@ from typing import Any
 
 from . import syntax as s
 from .bounds import BOUNDS, complaint
+from .expressions import evaluate, node
 from .ir import Domain, Graph, OptionInfo, Slot, body_nodes
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
-from .scope import POISON, Context, Function, Scope, SlotRef, Stop, constant
+from .scope import (
+    Arguments,
+    Context,
+    Function,
+    Scope,
+    SlotRef,
+    Stop,
+    as_node,
+    constant,
+)
 from .source import CompileError, Diagnostic, nearest
 from .statements import block
 from .types import Axis, Type
@@ -167,8 +177,6 @@ def _targets(ctx: Context, scope: Scope, tree: s.Rule) -> None:
 
 
 def _target_condition(ctx: Context, slot: s.Slot) -> Any:
-    from .expressions import node
-
     if slot.value is None or (isinstance(slot.value, s.Name) and slot.value.id == "other"):
         return None
     try:
@@ -179,8 +187,6 @@ def _target_condition(ctx: Context, slot: s.Slot) -> Any:
 
 def _option(ctx: Context, option: s.Option) -> Any:
     """An option of the rule: read from the parameter group at every step."""
-    from .expressions import evaluate
-
     if option.name in TAKEN:
         wrong = f"every optimizer has a `{option.name}` of its own"
         ctx.error("E220", wrong, option.span, "give the option another name")
@@ -217,8 +223,6 @@ def _option(ctx: Context, option: s.Option) -> Any:
 
 def externs(ctx: Context, scope: Scope, file: s.File) -> None:
     """`extern f(a, b) -> type`: an opaque pure function that the host supplies by name."""
-    from .scope import Arguments, as_node
-
     for item in file.items:
         if not isinstance(item, s.Extern):
             continue
@@ -256,9 +260,9 @@ def _finish(ctx: Context) -> None:
 
 def _lone_loops(ctx: Context) -> None:
     """Workers that turn a loop differently often would wait for one another."""
-    for node in list(ctx.graph.nodes.values()):
-        if node.op == "loop" and node["body"].until is not None:
-            mixed = next((n for n in body_nodes(node["body"]) if n.kind == "comm"), None)
+    for loop in list(ctx.graph.nodes.values()):
+        if loop.op == "loop" and loop["body"].until is not None:
+            mixed = next((n for n in body_nodes(loop["body"]) if n.kind == "comm"), None)
             if mixed is not None:
                 ctx.diagnostics.append(
                     Diagnostic(
@@ -273,20 +277,12 @@ def _lone_loops(ctx: Context) -> None:
 def _eval_slots(ctx: Context) -> None:
     """What evaluation holds must be in some slot between steps; if in no other, then in its own."""
     graph = ctx.graph
-    for target, node in graph.evals.items():
-        kept = [s for s, n in graph.writes.items() if n is node and graph.slots[s].kind == "state"]
+    for target, held in graph.evals.items():
+        kept = [s for s, n in graph.writes.items() if n is held and graph.slots[s].kind == "state"]
         if not kept:
             path = "eval" if len(ctx.targets) == 1 else f"eval.{target}"
-            graph.slots[path] = Slot(
-                path,
-                "state",
-                node.type,
-                node
-                if node.op == "read"
-                else ctx.graph.add("read", type=node.type, known=2, slot=target),
-                node.span,
-            )
-            graph.writes[path] = node
-
-
-__all__ = ["POISON", "check", "check_rule", "locals_of"]
+            init = held
+            if held.op != "read":
+                init = graph.add("read", type=held.type, known=2, slot=target)
+            graph.slots[path] = Slot(path, "state", held.type, init, held.span)
+            graph.writes[path] = held

@@ -14,12 +14,13 @@ from functools import cache
 from typing import Any
 
 from . import syntax as s
+from .builtins.reductions import reduce
 from .ir import Node, inputs_of, postorder
 from .matrix_derivatives import REVERSE, extra, tangents
 from .ops import OPS
 from .scope import Context, Scope, agreed
 from .source import NOWHERE, Span
-from .types import MODEL, Type, finer, meet, union
+from .types import Type, finer, meet, union
 
 
 @cache
@@ -92,15 +93,7 @@ def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
     """Sum an adjoint over what its operand was broadcast over."""
     extra = tuple(a for a in value.type.axes if not any(a.same(b) for b in type.axes))
     if extra:
-        kept = tuple(a for a in value.type.axes if a not in extra)
-        value = ctx.graph.add(
-            "reduce",
-            value,
-            type=replace(value.type, axes=kept),
-            span=span,
-            how="sum",
-            over=tuple(a.label for a in extra),
-        )
+        value = reduce(ctx, "sum", value, extra, span)
     if finer(value.type.reach, type.reach) != type.reach:
         total = Type(type.reach, value.type.axes, type.domain)
         value = ctx.graph.add("reduce", value, type=total, span=span, how="sum", over=type.reach)
@@ -313,6 +306,3 @@ def _oracle_tangent(
     return ctx.graph.add(
         "jvp", at, tangent, type=replace(node.type, axes=axes), span=span, wrt=target
     )
-
-
-__all__ = ["MODEL", "forward", "reverse"]

@@ -71,49 +71,24 @@ def scheduled(made: Graph, source: Source, other: Source | None = None) -> Sched
 
 def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEFAULT) -> Any:
     """Lower a graph to a Program; its variants are lowered when they are first needed."""
-
     from .analysis import bar_to_backward, loop_level
     from .emit.host import host_module
     from .emit.kernel import print_kernel
-    from .formats import Format, sizes_of
     from .passes.specialise import conditions
     from .passes.unscale import unscale
-    from .program import Program, SlotSpec
+    from .program import Program
     from .schedule import convert, formats
-    from .types import Axis
 
     bar = bar_to_backward(graph)
     graph, kept = convert(graph, schedule), formats(graph, schedule)
     lowered, start = _lowerings(graph, kept)
-
-    def sized(axis: Axis) -> Any:
-        return axis.size if isinstance(axis.size, int) else None
-
-    slots = {
-        p: SlotSpec(
-            p,
-            x.kind,
-            x.type.reach,
-            x.type.domain,
-            tuple(sized(a) for a in x.type.axes),
-            x.type.logical,
-            _constant(x.init),
-            kept.get(p, Format()),
-        )
-        for p, x in graph.slots.items()
-    }
-    for p, x in list(slots.items()):
-        if x.format.block:
-            size = sizes_of(p)
-            slots[size] = SlotSpec(size, "state", "block", x.domain, (), False, 0.0)
-    targets = [p for p, x in graph.slots.items() if x.kind == "target"]
     return Program(
         name=graph.name,
         doc=graph.doc,
         options={o.name: o.default for o in graph.options.values()},
         domains={d.name: _domain(d) for d in graph.domains.values()},
-        slots=slots,
-        targets=targets,
+        slots=_slots(graph, kept),
+        targets=[p for p, x in graph.slots.items() if x.kind == "target"],
         objectives={k: len(t.axes) for k, t in graph.objectives.items()},
         level=loop_level(graph),
         inputs=tuple(graph.inputs),
@@ -131,6 +106,30 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         in_backward=schedule.in_backward,
         not_in_backward=str(bar) if bar is not None else "",
     )
+
+
+def _slots(graph: Graph, kept: dict[str, Any]) -> dict[str, Any]:
+    """What is held between steps; a slot kept in blocks has the sizes of its blocks beside it."""
+    from .formats import Format, sizes_of
+    from .program import SlotSpec
+
+    slots: dict[str, Any] = {}
+    for p, x in graph.slots.items():
+        slots[p] = SlotSpec(
+            p,
+            x.kind,
+            x.type.reach,
+            x.type.domain,
+            tuple(a.size if isinstance(a.size, int) else None for a in x.type.axes),
+            x.type.logical,
+            _constant(x.init),
+            kept.get(p, Format()),
+        )
+    for p, x in list(slots.items()):
+        if x.format.block:
+            size = sizes_of(p)
+            slots[size] = SlotSpec(size, "state", "block", x.domain, (), False, 0.0)
+    return slots
 
 
 def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:

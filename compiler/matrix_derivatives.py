@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from .builtins.reductions import reduce
 from .ir import Node
 from .scope import Context
 from .source import Span
-from .types import MODEL, Axis, Type
+from .types import Axis, Type
 
 Parts = list[tuple[Node, Node]]
 Rule = Callable[[Context, Node, Node, dict[Node, bool]], Parts]
@@ -140,16 +141,7 @@ def _matmul(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -
             parts.append((a, ctx.map("mul", column, _as(ctx, b, (k,), span), span=span)))
         if active[b]:
             weighted = ctx.map("mul", a, column, span=span)
-            kept = tuple(x for x in weighted.type.axes if not x.same(m))
-            over = (m.label,)
-            total = ctx.graph.add(
-                "reduce",
-                weighted,
-                type=replace(weighted.type, axes=kept),
-                span=span,
-                how="sum",
-                over=over,
-            )
+            total = reduce(ctx, "sum", weighted, (m,), span)
             last = full(ctx, total, replace(total.type, axes=(k,)), span)
             parts.append((b, _as(ctx, last, b.type.axes[-1:], span)))
         return parts
@@ -292,6 +284,3 @@ def _solve_tangent(
     total = full(ctx, total, b.type, span)
     type = replace(node.type, axes=(*extra(total.type, b.type), *node.type.axes))
     return [ctx.graph.add("solve", a, total, type=type, span=span, vector=node["vector"])]
-
-
-__all__ = ["MODEL", "REVERSE", "extra", "full", "tangents"]

@@ -193,4 +193,3 @@ OPS: dict[str, Op] = dict(
 )
 
 SYMBOLS = {op.symbol: op.name for op in OPS.values() if op.symbol and op.arity == 2}
-COMMUTATIVE = frozenset({"add", "mul", "max", "min", "eq", "ne", "and", "or"})

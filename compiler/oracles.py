@@ -13,7 +13,7 @@ from typing import Any
 from . import syntax as s
 from .builtins.views import primed
 from .differentiate import forward, reverse
-from .ir import Node
+from .ir import Node, substitute
 from .scope import Arguments, Context, Function, Scope, as_node
 from .source import Span
 from .types import DATA, EVALUATION, Axis, Type, union
@@ -119,8 +119,6 @@ def _apply(ctx: Context, function: Function, x: Node, span: Span) -> Node:
 
 def at_point(ctx: Context, point: Node, span: Span, build: Any) -> Node:
     """Build something of a fresh variable, then put the point in its place."""
-    from .ir import substitute
-
     ctx.streams += 1
     x = ctx.graph.add("parameter", type=point.type, known=2, span=span, stream=ctx.streams)
     result = build(x)

@@ -9,7 +9,18 @@ from typing import Any
 from . import syntax as s
 from .expressions import node
 from .ir import Domain, Node, Region, substitute
-from .scope import POISON, Context, Scope, SlotRef, Turn, agreed, constant
+from .scope import (
+    POISON,
+    Arguments,
+    Context,
+    Function,
+    Scope,
+    SlotRef,
+    Turn,
+    agreed,
+    as_node,
+    constant,
+)
 from .source import Span
 from .types import MODEL, Type, coarser_or_equal, union
 
@@ -118,6 +129,11 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
         ctx.error("E309", f"a loop turns 0 to 1000000 times, not {n}", statement.count.span)
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
         return _unroll(ctx, scope, statement, block, int(n))
+    _loop(ctx, scope, statement, block, count)
+
+
+def _loop(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, count: Node) -> None:
+    """The body once, as a region; it is read until what it carries has its slots and types."""
     before, paths = dict(ctx.flow), set(ctx.paths)
     first = _turn(ctx, scope, statement, block, before)
     # slots of steps inside the body are carried like those that stand above
@@ -311,8 +327,6 @@ def _inherit(ctx: Context, scope: Scope, inner: Scope, routed: str, domain: str)
 
 
 def _restricted(ctx: Context, field: Any, routed: str, domain: str) -> Any:
-    from .scope import Arguments, Function, as_node
-
     def apply(given: Arguments, span: Span) -> Node:
         point = as_node(ctx, given.positional[0], span)
         _, whole = ctx.whole(routed, point, span)

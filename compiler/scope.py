@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from . import syntax as s
 from .ir import Graph, Node, Slot
 from .ops import OPS
 from .primitive import Declaration, Registry
+from .scalars import HOST
 from .source import Diagnostic, Span, nearest
-from .types import Axis, Type, TypeClash, coarser_or_equal, finer, meet
+from .types import Axis, Type, TypeClash, coarser_or_equal, meet
 
 
 class Stop(Exception):
@@ -349,8 +349,6 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
 
 def constant(node: Any) -> float | int | bool | None:
     """The number that a node is known to be while compiling, or None."""
-    from .scalars import HOST
-
     if isinstance(node, bool | int | float):
         return node
     if not isinstance(node, Node) or node.known != 0:
@@ -361,23 +359,3 @@ def constant(node: Any) -> float | int | bool | None:
     if node.op not in HOST or any(v is None for v in values):
         return None
     return HOST[node.op](*values)
-
-
-__all__ = [
-    "Arguments",
-    "AxisName",
-    "Context",
-    "Function",
-    "Members",
-    "Mixing",
-    "POISON",
-    "Scope",
-    "SlotRef",
-    "Stop",
-    "agreed",
-    "as_node",
-    "constant",
-    "finer",
-    "s",
-    "same_axes",
-]

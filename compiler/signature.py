@@ -52,7 +52,6 @@ def _triton(signature: Signature) -> list[str]:
 
 
 _TYPED = {"c": _c, "triton": _triton}
-LANGUAGES = tuple(_TYPED)
 
 
 def carried(phase: Compute, signature: Signature, language: str) -> str:

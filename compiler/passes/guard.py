@@ -70,11 +70,6 @@ def unsummed(graph: Graph) -> list[Node]:
     return [n for n in wide if n not in squared]
 
 
-def is_free(graph: Graph) -> bool:
-    """Whether the guard costs nothing."""
-    return not unsummed(graph)
-
-
 def price(graph: Graph) -> str:
     """What the guard costs, in words; a bound GradScaler's flag needs no guard at all."""
     if not answers(graph):

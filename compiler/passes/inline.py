@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..ir import Graph, Node, postorder, substitute
+from ..ops import OPS
 from ..source import CompileError, Diagnostic, Span
 from ..types import Type, meet
 
@@ -83,8 +84,6 @@ def _call(graph: Graph, call: Node, node: Any, values: dict[Any, Any]) -> Any:
 
     def do(op: str, *inputs: Any) -> Node:
         nodes = [_node(graph, x, call) for x in inputs]
-        from ..ops import OPS
-
         type = meet([n.type for n in nodes])
         type = Type(type.reach, type.axes, type.domain, OPS[op].logical)
         return graph.add(op, *nodes, type=type, span=call.span)
