@@ -104,6 +104,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),
         backend=schedule.backend,
         in_backward=schedule.in_backward,
+        bucket_mb=schedule.bucket_mb or 0.0,
         not_in_backward=str(bar) if bar is not None else "",
     )
 

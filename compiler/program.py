@@ -299,6 +299,7 @@ class Program:
     rebuild: Callable[..., Any] | None = None
     backend: str = "auto"
     in_backward: bool = False
+    bucket_mb: float = 0.0
     not_in_backward: str = ""
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
     """Prints an element-wise phase for a signature of types, in a language: c or triton."""

@@ -29,7 +29,10 @@ FORMATS = {
 """What a slot can be kept as, and how it may be rounded."""
 
 BACKENDS = ("auto", "eager", "c", "triton", "inductor")
-RUNS = ("in_backward", "backend")
+RUNS = {
+    "in_backward": "write `run in_backward` or `run in_backward(bucket_mb = 25)`",
+    "backend": "write `run backend(c)`",
+}
 CHUNK = 16384
 """Cells of a kernel's chunk: blocks of int8 do not cross its ends."""
 
@@ -44,6 +47,7 @@ class Schedule:
     stores: dict[str, Format] = field(default_factory=dict)
     backend: str = "auto"
     in_backward: bool = False
+    bucket_mb: float = 0.0
 
 
 DEFAULT = Schedule()
@@ -97,7 +101,7 @@ def read(tree: s.Schedule | None, graph: Graph) -> Schedule:
         made.store(line) if isinstance(line, s.Store) else made.run(line)
     if made.wrong:
         raise CompileError(made.wrong)
-    return Schedule(made.stores, made.backend, made.in_backward)
+    return Schedule(made.stores, made.backend, made.in_backward, made.bucket_mb)
 
 
 class _Reader:
@@ -106,7 +110,7 @@ class _Reader:
         self.evals = list(graph.evals.values())
         self.wrong: list[Diagnostic] = []
         self.stores: dict[str, Format] = {}
-        self.backend, self.in_backward = "auto", False
+        self.backend, self.in_backward, self.bucket_mb = "auto", False, 0.0
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> None:
         self.wrong.append(Diagnostic(code, message, span, help))
@@ -165,9 +169,11 @@ class _Reader:
         return Format(name, rounding, int(block), int(power))
 
     def run(self, line: s.Run) -> None:
-        name, words, _ = _call(line.how)
-        if name == "in_backward":
-            self.in_backward = True
+        name, words, numbers = _call(line.how)
+        if name == "in_backward" and not words and numbers.keys() <= {"bucket_mb"}:
+            self.in_backward, self.bucket_mb = True, numbers.get("bucket_mb", 0.0)
+            if self.bucket_mb is None or self.bucket_mb < 0:
+                self.error("E208", "`bucket_mb` is a number of megabytes", line.how.span)
             bar = bar_to_backward(self.graph)
             if bar is not None:
                 help = f"line {line.span.row} asks for `in_backward`; {bar.help}".rstrip("; ")
@@ -178,7 +184,7 @@ class _Reader:
                 self.error("E201", f"unknown backend `{words[0]}`", line.how.span, help)
             self.backend = words[0]
         else:
-            help = nearest(name, RUNS) if name not in RUNS else "write `run backend(c)`"
+            help = RUNS.get(name) or nearest(name, RUNS)
             self.error("E201", f"nothing runs as `{text(line.how)}`", line.how.span, help)
 
 
@@ -319,7 +325,8 @@ def said(graph: Graph, schedule: Schedule) -> list[tuple[str, str]]:
     backend = f"{schedule.backend} (the schedule)"
     if schedule.backend == "auto":
         backend = "compiled kernels where the device has them, torch operations elsewhere (default)"
-    when = "inside the backward pass (the schedule)"
+    bucket = f", {schedule.bucket_mb:g} MB of gradients at once" if schedule.bucket_mb else ""
+    when = f"inside the backward pass{bucket} (the schedule)"
     if not schedule.in_backward:
         when = "after the backward pass, all tensors in one launch (default)"
     rows, kept = [("runs on", backend), ("updates", when)], formats(graph, schedule)

@@ -1,8 +1,9 @@
-"""The update inside the backward pass: tensor by tensor, so that gradients need not all exist.
+"""The update inside the backward pass: bucket by bucket, so that gradients need not all exist.
 
-A hook runs the step of one tensor as soon as its gradient is whole, and frees the gradient;
-`optimizer.step()` then only counts the step. Whether that is the same step is decided when the rule
-is compiled: `Program.not_in_backward` says why not.
+A bucket holds tensors that follow each other, one where nothing else is said. A hook runs its step
+as soon as its gradients are whole, and frees them; `optimizer.step()` runs what is left, and counts
+the step. Whether that is the same step is decided when the rule is compiled:
+`Program.not_in_backward` says why not.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ TWICE = (
 )
 
 
-class Part:
-    """What the step of one tensor runs on, made once."""
+MEGABYTE = 2**20
+
+
+class Bucket:
+    """Tensors that have their step together, and what it runs on, made once."""
 
     def __init__(self, optimizer: Any, layout: Layout):
         self.layout = layout
         self.slots = Slots(optimizer.program, layout, optimizer.state)
         self.kernels = optimizer.made_kernels(layout)
+        self.whole = sum(layout.live)
+        self.arrived: set[int] = set()
 
 
 class InBackward:
@@ -41,58 +47,87 @@ class InBackward:
         self.watched: dict[int, Any] = {}
         self.done: set[int] = set()
         self.whole: Layout | None = None
-        self.parts: dict[int, Part] = {}
+        self.buckets: dict[int, Bucket] = {}
 
     def watch(self, params: Iterable[Tensor]) -> None:
         """Hook the parameters that take a gradient."""
         for p in params:
             if p.requires_grad and id(p) not in self.watched:
-                hook = p.register_post_accumulate_grad_hook(self.update)
+                hook = p.register_post_accumulate_grad_hook(self.arrive)
                 self.watched[id(p)] = hook
 
     def forget(self) -> None:
         """State was loaded or moved: find it again."""
-        self.whole, self.parts = None, {}
+        self.whole, self.buckets = None, {}
 
     @torch.no_grad()
-    def update(self, p: Tensor) -> None:
-        """The step of one tensor; its gradient is gone afterwards."""
+    def arrive(self, p: Tensor) -> None:
+        """The gradient of a tensor is whole; the last one of a bucket runs its step."""
         optimizer = self.optimizer()
         if optimizer is None:
             return
         if not self.done or self.whole is None:
             self._arrange(optimizer)
-        part = self.parts.get(id(p)) or self._part(optimizer, p)
+        bucket = self.buckets[id(p)]
         if id(p) in self.done:
             p.grad = None
-            raise RuntimeError(TWICE.format(part.layout.names[0] or "a parameter"))
+            at = next(k for k, q in enumerate(bucket.layout.params) if q is p)
+            raise RuntimeError(TWICE.format(bucket.layout.names[at] or "a parameter"))
         self.done.add(id(p))
-        loop = Gradients(part.layout.targets())
-        optimizer.run_once(part.layout, part.slots, part.kernels, loop)
-        p.grad = None
+        bucket.arrived.add(id(p))
+        if len(bucket.arrived) == bucket.whole:
+            self._update(optimizer, bucket)
 
+    def _update(self, optimizer: Any, bucket: Bucket) -> None:
+        """The step of a bucket; its gradients are gone afterwards."""
+        bucket.arrived.clear()
+        loop = Gradients(bucket.layout.targets())
+        optimizer.run_once(bucket.layout, bucket.slots, bucket.kernels, loop)
+        for p in bucket.layout.params:
+            p.grad = None
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None) -> Any:
-        """Count the step; returns the loss of the closure, which runs the backward pass."""
+        """Finish the step; returns the loss of the closure, which runs the backward pass."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         optimizer: Any = self.optimizer()
         params = [p for group in optimizer.param_groups for p in group["params"]]
+        waiting = {p for bucket in self.buckets.values() for p in bucket.arrived}
         for p in params:  # gradients that were set by hand, or before the hook was there
-            if p.grad is not None:
-                self.update(p)
+            if p.grad is not None and id(p) not in waiting:
+                self.arrive(p)
+        for bucket in self.buckets.values():
+            if bucket.arrived:  # some of its tensors have no gradient
+                self._update(optimizer, bucket)
         self.watch(params)
         self.done.clear()
         return loss
 
     def _arrange(self, optimizer: Any) -> None:
         whole = optimizer._arrange()
-        if whole is not self.whole:
-            self.whole, self.parts = whole, {}
+        if whole is self.whole:
+            return
+        self.whole, self.buckets = whole, {}
+        for at in cut(whole, optimizer.program.bucket_mb * MEGABYTE):
+            bucket = Bucket(optimizer, whole.part(at))
+            self.buckets |= {id(p): bucket for p in bucket.layout.params}
 
-    def _part(self, optimizer: Any, p: Tensor) -> Part:
-        assert self.whole is not None
-        at = next(i for i, q in enumerate(self.whole.params) if q is p)
-        self.parts[id(p)] = Part(optimizer, self.whole.alone(at))
-        return self.parts[id(p)]
+
+def cut(layout: Layout, full: float) -> list[range]:
+    """The tensors in buckets, from the last one on, as a backward pass comes to them.
+
+    A bucket is full when its gradients have so many bytes.
+    """
+    found, size = [], 0
+    end = start = len(layout.params)
+    while start:
+        start -= 1
+        p = layout.params[start]
+        size += p.numel() * p.element_size() if layout.live[start] else 0
+        if size >= full or not start:
+            found.append(range(start, end))
+            end, size = start, 0
+    return found

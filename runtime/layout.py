@@ -32,6 +32,8 @@ class Layout:
         self.names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
         self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]
         _refuse_twice(self.params, self.names)
+        self.places = list(range(len(self.params)))
+        self.total = sum(p.numel() for p, live in zip(self.params, self.live, strict=True) if live)
         self.members: dict[str, list[int]] = {}
         for name, domain in program.domains.items():
             everyone = [i for i, live in enumerate(self.live) if live]
@@ -43,27 +45,28 @@ class Layout:
                 for i in places
                 if i not in taken and (where is None or where(self._facts(i, groups)))
             ]
+        self.before: dict[str, int] = {}
+        self._settle()
+
+    def _settle(self) -> None:
+        """What follows from the tensors at hand."""
         self.wrapped = any(to_local(p) is not p for p in self.params)
         self.shards = Shards(self.params) if self.wrapped else None
         self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
-        self.before: dict[str, int] = {}
         self._index: dict[Any, Any] = {}
         self._locals = None if self.wrapped else list(self.params)
 
-    def alone(self, i: int) -> Layout:
-        """The layout of one tensor; `before` are the cells of each domain before its own, so that
-        it draws the numbers that it draws among the others."""
-        one, p = copy.copy(self), self.params[i]
-        one.params, one.live, one.groups = [p], [True], [self.groups[i]]
-        one.names, one.modules = [self.names[i]], [self.modules[i]]
-        one.wrapped = to_local(p) is not p
-        one.shards = Shards([p]) if one.wrapped else None
-        one._locals = None if one.wrapped else [p]
-        one.first, one._index = {self.groups[i]: 0}, {}
+    def part(self, at: range) -> Layout:
+        """The layout of tensors that follow each other; `before` are the cells of each domain
+        before theirs, so that they draw the numbers that they draw among the others."""
+        one = copy.copy(self)
+        for name in ("params", "live", "groups", "names", "modules", "places"):
+            setattr(one, name, [getattr(self, name)[i] for i in at])
+        one._settle()
         one.members, one.before = {}, {}
-        for domain, places in self.members.items():
-            one.members[domain] = [0] if i in places else []
-            one.before[domain] = sum(self.cells(j) for j in places if j < i)
+        for domain, held in self.members.items():
+            one.members[domain] = [i - at.start for i in held if i in at]
+            one.before[domain] = sum(self.cells(i) for i in held if i < at.start)
         return one
 
     def cells(self, i: int) -> int:
@@ -120,10 +123,9 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
     shape = p.shape
     rows = shape[0] if len(shape) else 1
     if what == "place":
-        return float(i)
+        return float(layout.places[i])
     if what == "total":
-        live = zip(layout.params, layout.live, strict=True)
-        return float(sum(q.numel() for q, is_live in live if is_live))
+        return float(layout.total)
     if what == "shape":
         return float(shape[place]) if place < len(shape) else 1.0
     return float(

@@ -28,6 +28,9 @@ RULES = {
     "        step lr\n    for other params:\n        step lr * min(1, t / 3)\n",
     "tensorwise": "rule r(lr = 0.01):\n    n = norm(grad(w), over = tensor)\n"
     "    w <- w - lr * grad(w) / (n + 1)\n",
+    "spread": "rule r(lr = 0.01):\n    state m = zeros(w)\n"
+    "    if t == 1 or (call + place) % 3 == 0:\n"
+    "        m <- 0.5 * m + grad(w)\n    w <- w - lr * (m + 0.1 * grad(w))\n",
     "scheduled": "rule r(lr = 0.01):\n    smooth momentum(0.9)\n    step lr\nschedule r:\n"
     "    run in_backward\n",
 }
@@ -70,10 +73,45 @@ def test_it_is_the_plain_step(name: str, backend: str) -> None:
     assert inside.param_groups[0]["calls"] == inside.param_groups[0]["steps"] == 8
 
 
-def alive(in_backward: bool) -> int:
+BUCKETS = "schedule r:\n    run in_backward(bucket_mb = 0.002)\n"
+"""Of the model, two layers at once: 17 * 16 * 4 bytes each."""
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if "schedule" not in RULES[n]])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_buckets_are_the_plain_step(name: str, backend: str) -> None:
+    one, two = model(), model()
+    plain = trained(one, optc.loads(RULES[name])(one.parameters(), backend=backend))
+    inside = optc.loads(RULES[name] + BUCKETS)(two.parameters(), backend=backend)
+    assert all(map(torch.equal, plain, trained(two, inside)))
+    places = [b.layout.places for b in dict.fromkeys(inside._backward.buckets.values())]
+    assert places == [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]
+    assert {float(s["step"]) for s in inside.state.values()} == {8.0}
+
+
+def test_a_bucket_with_a_tensor_without_gradient_is_run_at_the_end() -> None:
+    one, two = model(), model()
+    plain = optc.loads(RULES["adamw"])(one.parameters())
+    inside = optc.loads(RULES["adamw"] + BUCKETS)(two.parameters())
+    for step in range(3):
+        for net, optimizer in ((one, plain), (two, inside)):
+            net[0:3](torch.full((2, 16), 1.0 + step)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+
+
+def test_a_schedule_that_cuts_no_buckets_is_refused() -> None:
+    with pytest.raises(optc.CompileError, match="write `run in_backward` or"):
+        optc.loads(RULES["adamw"] + BUCKETS.replace("bucket_mb", "bucket"))
+    with pytest.raises(optc.CompileError, match="`bucket_mb` is a number of megabytes"):
+        optc.loads(RULES["adamw"] + BUCKETS.replace("0.002", "w"))
+
+
+def alive(in_backward: bool, schedule: str = "") -> int:
     """How many gradients exist at once during a backward pass."""
     net, most = model(), 0
-    optimizer = optc.loads(RULES["adamw"])(net.parameters(), in_backward=in_backward)
+    optimizer = optc.loads(RULES["adamw"] + schedule)(net.parameters(), in_backward=in_backward)
 
     def look(p: Tensor) -> None:
         nonlocal most
@@ -89,6 +127,7 @@ def alive(in_backward: bool) -> int:
 def test_gradients_do_not_all_exist() -> None:
     assert alive(False) == 12
     assert alive(True) <= 1
+    assert 1 < alive(True, BUCKETS) <= 4
 
 
 def test_what_needs_all_gradients_is_refused_with_its_line() -> None:
