@@ -9,17 +9,17 @@ import torch
 import optc
 
 RULE = """
-rule watched(d = {d}):
+rule watched(d: count = 2):
     input x: model[points, cells], near: model[points, neighbours, cells]
     w <- w - grad(w)
-    metric mapc = manifold_curvature(x, near, d = {d})
+    metric mapc = manifold_curvature(x, near, d = d)
 """
 
 
 def mapc(x: np.ndarray, near: np.ndarray, d: int, dtype: torch.dtype = torch.float64) -> float:
     w = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
     w.grad = torch.zeros_like(w)
-    opt = optc.loads(RULE.format(d=d))([w])
+    opt = optc.loads(RULE)([w], d=d)
     opt.supply(x=torch.tensor(x, dtype=dtype), near=torch.tensor(near, dtype=dtype))
     opt.step()
     return float(opt.metrics["mapc"])
