@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ..compiler import syntax as s
 from ..compiler.check import check, check_file
 from ..compiler.driver import tree
 from ..compiler.ir import Graph
@@ -42,12 +43,17 @@ def run(args: argparse.Namespace) -> int:
             continue
         rows += [_row(path, g) for g in graphs]
         if not args.json:
-            print(f"{path}: {', '.join(dict.fromkeys(g.name for g in graphs)) or 'nothing'}: fine")
+            print(f"{path}: {', '.join(_names(file, args.rule))}: fine")
     if wrong:
         raise CompileError(wrong)
     if args.json:
         print(json.dumps(rows, indent=1))
     return 0
+
+
+def _names(file: s.File, rule: str) -> list[str]:
+    named = [item.name for item in file.items if hasattr(item, "name")]
+    return [rule] if rule else list(dict.fromkeys(named))
 
 
 def _require_privacy(graph: Graph) -> None:

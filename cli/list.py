@@ -12,25 +12,37 @@ from typing import Any
 from ..compiler.syntax import KINDS
 from ..plugins.papers import PAPER, papers
 from ..plugins.registry import library
+from .terminal import UsageError
 
 DOC = re.compile(r'"""(.*?)"""', re.DOTALL)
 HELP = "list the primitives of the library, or the papers they come from"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "word", nargs="?", default="", help="a kind, or what stands in a name or its meaning"
+    )
     parser.add_argument("--kind", choices=KINDS, help="only primitives of this kind")
     parser.add_argument("--papers", action="store_true", help="the papers and what of them works")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    return _papers(args.json) if args.papers else _primitives(args.kind, args.json)
+    if args.papers:
+        return _papers(args.json)
+    if args.word in KINDS and args.kind is None:
+        args.kind, args.word = args.word, ""
+    return _primitives(args.kind, args.word.lower(), args.json)
 
 
-def _primitives(kind: str | None, as_json: bool) -> int:
+def _primitives(kind: str | None, word: str, as_json: bool) -> int:
     registry = library()
     kinds = [kind] if kind else KINDS
     rows = {k: [_about(k, name) for name in registry.names(k)] for k in kinds}
+    for k in kinds:
+        rows[k] = [r for r in rows[k] if word in f"{r['name']} {r['meaning']}".lower()]
+    if not any(rows.values()):
+        raise UsageError(f"no primitive has `{word}` in its name or meaning")
     if as_json:
         found = {
             "primitives": [row for k in kinds for row in rows[k]],

@@ -67,29 +67,52 @@ class Trainee:
         # With their names, so that a rule may treat parameters by name.
         self.optimizer = factory(list(self.model.named_parameters()))
         self.run = Run(name)
+        self.inside, self.first = 0.0, cast("Tensor | None", None)
+        self.bound = self._bind(getattr(self.optimizer, "program", None))
+
+    def _bind(self, program: Any) -> bool:
+        """Whether the rule asks for more than a closure can answer; it then gets the objective."""
+        if program is not None and len(program.objectives) > 1:
+            losses = " and ".join(f"`{name}`" for name in program.objectives)
+            raise UsageError(f"{self.run.name} has the losses {losses}, and the problems have one")
+        if program is None or program.level != "objective":
+            return False
+        cast(Any, self.optimizer).bind(model=self.model, objective=self._loss)
+        return True
 
     def step(self, batch: Batch) -> None:
-        """One step, timed; what the closure takes is not the update's time."""
+        """One step, timed; what the loss takes (and its gradient, in a closure) is not the update's
+        time.
+        """
         batch = tuple(part.to(self.device) for part in batch)
-        inside, first = 0.0, None
-
-        def closure() -> Tensor:
-            nonlocal inside, first
-            start = self._now()
-            self.optimizer.zero_grad()
-            loss = self.problem.loss(self.model, batch)
-            loss.backward()
-            inside += self._now() - start
-            first = loss.detach() if first is None else first
-            self.run.gradients += 1
-            return loss
-
+        self.inside, self.first = 0.0, None
+        optimizer: Any = self.optimizer  # torch says that losses are floats
         start = self._now()
-        returned: Any = self.optimizer.step(cast(Any, closure))  # torch says that losses are floats
+        try:
+            if self.bound:
+                returned = optimizer.step(batch=batch)
+            else:
+                returned = optimizer.step(lambda: self._loss(batch, backward=True))
+        except (RuntimeError, TypeError, ValueError) as error:
+            if not hasattr(optimizer, "program"):
+                raise
+            raise UsageError(f"{self.run.name}: {error}") from error
         seconds = self._now() - start
         self.run.seconds.append(seconds)
-        self.run.update_seconds.append(seconds - inside)
-        self.run.losses.append(_as_float(first if returned is None else returned))
+        self.run.update_seconds.append(seconds - self.inside)
+        self.run.losses.append(_as_float(self.first if returned is None else returned))
+
+    def _loss(self, batch: Batch, backward: bool = False) -> Tensor:
+        start = self._now()
+        if backward:
+            self.optimizer.zero_grad()
+        loss = self.problem.loss(self.model, batch)
+        if backward:
+            loss.backward()
+        self.inside += self._now() - start
+        self.first = loss.detach() if self.first is None else self.first
+        self.run.gradients += 1
+        return loss
 
     def evaluate(self) -> None:
         """The metrics, at the weights that the optimizer means for use."""

@@ -215,7 +215,7 @@ class Ways:
         opt = (cls or optimizer_class(self.program))(named, backend=backend, **self.options)
         opt.supply(**self.inputs)
         if self.program.level == "objective":
-            opt.bind(objective=lambda: loss(dict(named)))
+            opt.bind(objective=dict.fromkeys(self.program.objectives, lambda: loss(dict(named))))
         return self._train(named, [opt], self.program.level != "objective")
 
     def standalone(self, dtype: Any, backend: str) -> list[Tensor]:
@@ -249,9 +249,11 @@ class Ways:
             value.backward()
             return value
 
+        closures = dict.fromkeys(self.program.objectives, evaluate)
         for _ in range(self.steps):
             if len(optimizers) == 1:
-                optimizers[0].step(*([evaluate] if closure else []))
+                asked = closures if len(closures) > 1 else evaluate
+                optimizers[0].step(*([asked] if closure else []))
             else:
                 evaluate()
                 for optimizer in optimizers:
@@ -311,7 +313,10 @@ def _bound(dtype: str, steps: int) -> float:
 def _runs(way: Callable[[Any], list[Tensor]], dtypes: list[str]) -> dict[str, list[Tensor]]:
     import torch
 
-    return {d: way(getattr(torch, d)) for d in dtypes}
+    try:
+        return {d: way(getattr(torch, d)) for d in dtypes}
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"the rule fails on verify's problem: {error}") from error
 
 
 def _gaps(a: dict[str, list[Tensor]], b: dict[str, list[Tensor]]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Bounds of options: a name, a test, and how the bound reads in an error."""
+"""What a rule is given: the bounds of options (a name, a test, how it reads), and the inputs."""
 
 from __future__ import annotations
 
@@ -41,3 +41,7 @@ def complaint(bound: str, value: Any) -> str:
         return ""
     test, reads = BOUNDS[bound]
     return "" if test(value) else f"must be {reads}, and it is {value}"
+
+
+INPUTS = ("epoch", "progress", "new_epoch", "steps_per_epoch")
+"""The inputs that every rule may read."""

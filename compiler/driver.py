@@ -91,6 +91,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         targets=[p for p, x in graph.slots.items() if x.kind == "target"],
         objectives={k: len(t.axes) for k, t in graph.objectives.items()},
         level=loop_level(graph),
+        functions=(*graph.oracles, *graph.externs),
         inputs=tuple(graph.inputs),
         conditions=host_module(conditions(graph)),
         plan=lowered,

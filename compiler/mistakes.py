@@ -35,6 +35,8 @@ WORD_HELPS = {
     "while": "a loop is bounded: `repeat n until c:`",
     "def": "a function is `name = p -> expression`, or a `function` of its own",
     "lambda": "write `p -> expression`",
+    "in": "`for` routes tensors; a loop is `repeat n as i:`",
+    "import": "a rule is data: its functions are those of the language and of primitives",
     "return": "`return` begins a line",
     "**": "a power is `x^y`",
 }
@@ -73,10 +75,16 @@ def unexpected(tokens: list[Token], at: int, accepted: Collection[str]) -> Compl
     wanted = _wanted(accepted)
     found = "the line ends" if token.type in ("_NL", "$END") else f"`{token}` stands"
     help = HELPS.get(token.type, "")
-    if token.type in ("NAME", "OPERATOR"):
+    before = tokens[at - 1] if at else ""
+    if token == "*" and before == "*":
+        help = WORD_HELPS["**"]
+    elif before == ":" and {"_item", "RSQB"} & set(accepted):
+        help = "a slice is a whole axis, `x[:, 0]`"
+    elif token.type in ("NAME", "OPERATOR"):
         words = [w for w, kind in INFIX_WORDS.items() if kind in accepted]
         close = nearest(token, [*words, "and", "or"])
-        help = WORD_HELPS.get(token, close if close.startswith("did") else "")
+        likely = len(token) > 1 and close.startswith("did")
+        help = WORD_HELPS.get(token, close if likely else "")
     if "COLON" in accepted and token.type == "_NL":
         return "E101", "this line lacks its `:`", token, help
     where = "where it needs" if token.type in ("_NL", "$END") else "here, where I expect"
@@ -91,8 +99,10 @@ def _no_statement(tokens: list[Token], start: int, at: int, accepted: Collection
         return "E101", f"`{first}` is no word of the language", first, WORD_HELPS[first]
     words = ITEM_WORDS if items else STATEMENT_WORDS
     help = nearest(first, words)
+    if [t.type for t in tokens[start + 2 : start + 3]] == ["EQUAL"] and len(tokens[start + 1]) == 1:
+        help = f"write `{first} <- {first} {tokens[start + 1]} ..`"
     what = "item of a file" if items else "statement"
-    if not items and not help.startswith("did"):
+    if not items and not help.startswith(("did", "write")):
         help = "a statement is `name = ..`, `slot <- ..`, or begins with a word such as `step`"
     return "E101", f"`{first}` begins no {what}", first, help
 

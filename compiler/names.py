@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from . import syntax as s
+from .bounds import INPUTS
 from .builtins import BUILTINS
 from .builtins.constants import CONSTANTS
 from .builtins.metadata import METAS
 from .ir import Node
 from .scope import Arguments, AxisName, Context, Function, Mixing, Scope, SlotRef, as_node
-from .source import Span
+from .source import Span, nearest
 from .types import DATA, REACHES, Axis, Type
 
 CLOCKS = {"t": "tensor", "steps": "model", "call": "model"}
 """Counters of steps, and the reach of each."""
-
-INPUTS = ("epoch", "progress", "new_epoch", "steps_per_epoch")
-"""What a loop may tell: the names that every rule knows."""
 
 
 def ambient(ctx: Context, scope: Scope, expr: s.Name) -> Any:
@@ -102,6 +100,9 @@ def criterion(ctx: Context) -> Function:
     return Function("`criterion`", apply)
 
 
+MODULES = ("torch", "math", "np", "numpy", "nn")
+
+
 def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     known = {
         *scope.visible(),
@@ -113,7 +114,13 @@ def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
         *ctx.local,
         *ctx.registry.names("function"),
     }
-    ctx.unknown("name", expr.id, known, expr.span)
+    help = nearest(expr.id, known)
+    if expr.id in MODULES:
+        help = "functions stand without a module: `sqrt(x)`"
+    elif not help.startswith("did"):
+        bound = ", ".join(sorted({n for n in scope.visible() if n.isidentifier()}))
+        help = f"bound here: {bound}; what is kept is declared: `state {expr.id} = zeros(w)`"
+    ctx.error("E201", f"unknown name `{expr.id}`", expr.span, help)
 
 
 def find_function(ctx: Context, name: str) -> Any:

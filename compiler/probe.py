@@ -24,7 +24,7 @@ def _like_w(item: s.Input) -> bool:
 
 
 def probe(tree: s.Primitive) -> s.Rule | None:
-    """`rule probe(): KIND name(...)`, with the losses it asks for; None for functions."""
+    """`rule name(): KIND name(...)`, with the losses it asks for; None for functions."""
     if tree.kind == "function":
         return None
     body: list[s.Statement] = []
@@ -59,4 +59,4 @@ def probe(tree: s.Primitive) -> s.Rule | None:
     else:
         body.append(s.Step(tree.kind, call, span=tree.span))
         body.append(s.Step("step", _NUMBER, span=tree.span))
-    return s.Rule("probe", (), tuple(body), workers=True, span=tree.span)
+    return s.Rule(tree.name, (), tuple(body), workers=True, span=tree.span)

@@ -286,6 +286,8 @@ class Program:
     targets: list[str]
     objectives: dict[str, Any]
     level: str
+    functions: tuple[str, ...]
+    """Oracles and externs, which the training loop supplies by name."""
     inputs: tuple[str, ...]
     conditions: Host
     plan: Callable[[tuple[bool, ...]], Plan]

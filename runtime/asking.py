@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compiler import cells, workers
-from ..compiler.program import Call, Evaluate
+from ..compiler.program import Call, Evaluate, Read
 from .frame import Frame, truth, working
 from .random import draw
 from .tensors import local, real
@@ -81,10 +81,8 @@ def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
 def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
     """Give the loop's answers their names: gradients as real local tensors, of descent."""
     for read, value in zip(phase.reads, answers, strict=True):
-        first = (
-            next((v for v in value if v is not None), None) if isinstance(value, list) else value
-        )
-        for label, n in zip(read.axes, first.shape if first is not None else (), strict=False):
+        axes = _axes(phase.objective, read, value, frame)
+        for label, n in zip(read.axes, axes, strict=False):
             frame.sizes[label.rstrip("'")] = n
         if read.what == "value":
             value = value.detach().double()
@@ -96,6 +94,25 @@ def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
                 for v, i in zip(value, frame.members[read.wrt], strict=True)
             ]
         frame.values[read.value] = value
+
+
+def _axes(objective: str, read: Read, answer: Any, frame: Frame) -> tuple[int, ...]:
+    """How many places each axis of an answer has: what the loss has are those that it declares."""
+    if not isinstance(answer, list):
+        found = tuple(answer.shape)
+    else:
+        pairs = zip(answer, frame.members[read.wrt], strict=True)
+        shapes = [(v.shape, frame.tensors[i].dim()) for v, i in pairs if v is not None]
+        if not shapes:
+            return ()
+        found = tuple(shapes[0][0][: len(shapes[0][0]) - shapes[0][1]])
+    if read.what in ("value", "gradient") and len(found) != len(read.axes):
+        wanted = f"the axes [{', '.join(read.axes)}]" if read.axes else "one number"
+        raise RuntimeError(
+            f"the loss `{objective}` is {wanted} by the rule, and it was given with the shape "
+            f"{list(found)}" + ("" if read.axes else ": take its mean")
+        )
+    return found
 
 
 def _unasked(phase: Evaluate, frame: Frame) -> None:

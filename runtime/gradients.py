@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from .loop import Loop
-from .points import Answer, Points
+from .points import Answer, Params, Points
 
 
 class Gradients(Loop):
     """`optimizer.step()`: the gradients that a backward pass left in `.grad`."""
 
     level = "gradients"
+
+    def __init__(self, params: Params):
+        super().__init__(params)
+        self.asked: dict[str, str] = {}
 
     def remedy(self) -> str:
         return (
@@ -35,6 +39,15 @@ class Gradients(Loop):
             raise self.missing(f"the value of `{objective}`")
         if parts or any(p is not None for p in points.values()):
             raise self.missing(f"the gradient of `{objective}` at another point")
+        for target in gradients:
+            before = self.asked.setdefault(target, objective)
+            if before != objective:
+                raise RuntimeError(
+                    f"the rule takes the gradients of `{before}` and `{objective}` apart, and "
+                    ".grad holds their sum at best: optimizer.bind(model=model, objective={"
+                    f"{before!r}: lambda batch: ..., {objective!r}: ...}}), then "
+                    "optimizer.step(batch=batch)"
+                )
         return None, {t: [p.grad for p in self.params[t]] for t in gradients}
 
     def hvp(

@@ -41,3 +41,20 @@ def takes_argument(function: Any) -> bool:
         return True
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     return any(p.kind not in kinds for p in parameters)
+
+
+def takes(function: Any, *arguments: Any, **named: Any) -> bool:
+    """Whether a function can be called so."""
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
+def parameters_of(function: Any) -> list[str]:
+    """The names that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind != p.VAR_KEYWORD]

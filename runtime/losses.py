@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .inspection import takes_argument
+from .inspection import takes, takes_argument
 
 Function = Callable[..., Any]
 
@@ -39,7 +39,14 @@ class Losses:
         """One call of the objective."""
         function = self._function(name)
         arguments = () if data is None and not takes_argument(function) else (data,)
-        found = function(*arguments, **(parts or {}))
+        try:
+            found = function(*arguments, **(parts or {}))
+        except TypeError as error:
+            if takes(function, *arguments, **(parts or {})):
+                raise
+            given = [*["the batch"] * len(arguments), *(f"{k}=" for k in parts or ())]
+            how = f"with {', '.join(given)}" if given else "without an argument"
+            raise TypeError(f"the loss `{name}` is called {how}: {error}") from None
         if isinstance(found, Mapping):
             if name not in found:
                 raise RuntimeError(f"the objective gives no loss {name!r}: {', '.join(found)}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..compiler.bounds import complaint
+from ..compiler.bounds import INPUTS, complaint
 from ..compiler.program import UNSCALE, Plan, Program
+from ..compiler.source import nearest
 from . import execute
 from .capture import capturing, obstacle, write
 from .checkpoint import keep_types, restore_types, settled
@@ -18,6 +20,7 @@ from .closure import Closure
 from .frame import Frame, took_part
 from .gradients import Gradients
 from .in_backward import InBackward
+from .inspection import parameters_of
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
@@ -30,6 +33,8 @@ WITH_SCALER = (
     "scaler.step(optimizer) takes the gradients in .grad, and no closure: bind the scaler, and "
     "call optimizer.bind(..., scaler=scaler), optimizer.step(closure), scaler.update()"
 )
+PARTS = ("outputs", "criterion", "residual")
+"""Functions that every rule may name without declaring them."""
 BACKENDS = ("auto", "eager", "c", "triton", "inductor")
 
 
@@ -98,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         state = super().__getstate__()
         hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
         hidden |= {"_recorded", "_backward", "_withheld", "_open"}
+        hidden.add("step")  # a scheduler puts one there that steps this optimizer
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
 
@@ -146,6 +152,9 @@ class Optimizer(torch.optim.Optimizer):
         self, model: torch.nn.Module | None = None, objective: Any = None, **more: Any
     ) -> Optimizer:
         """Tell the rule how to evaluate its losses at any point: see `objective.Objective`."""
+        program = self.program
+        known = (*parameters_of(Objective), *PARTS, *program.objectives, *program.functions)
+        self._known("bind", more, known)
         layout = self._arrange()
         self._binding = {"model": model, "objective": objective, **more}
         self._bound = self._objective(layout, self._binding)
@@ -153,7 +162,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def supply(self, **inputs: Any) -> None:
         """Give the rule its inputs (`steps_per_epoch`, `epoch`, and those that it declares)."""
+        self._known("supply", inputs, (*INPUTS, *self.program.inputs))
         self._inputs.update(inputs)
+
+    def _known(self, method: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{method}() of {self.program.name} has no {name!r}; {nearest(name, known)}"
+                )
 
     # The step -----------------------------------------------------------------------------
 
@@ -389,8 +406,25 @@ def optimizer_class(program: Program, name: str = "", module: str = "") -> type[
     options = "\n".join(f"    {k} = {v}" for k, v in program.options.items())
     doc = f"{program.doc or program.name}\n\nOptions and their defaults:\n{options}"
     members: dict[str, Any] = {"program": program, "__doc__": doc}
+    members["__signature__"] = _signature(program)
     members |= {"__module__": module} if module else {"__reduce_ex__": _reduce}
     return type(words, (Optimizer,), members)
+
+
+def _signature(program: Program) -> inspect.Signature:
+    """What the class takes, for editors and tools: the options of the rule, then what all share."""
+    empty = inspect.Parameter.empty
+    defaults = [empty if d is None else d for d in program.options.values()]
+    in_order = sorted(defaults, key=lambda d: d is not empty) == defaults  # as Python wants it
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if in_order else inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(name, kind, default=default)
+        for name, default in zip(program.options, defaults, strict=True)
+    ]
+    params, *shared = inspect.signature(Optimizer.__init__).parameters.values()
+    taken = {"params", "args", "options", *program.options}
+    shared = [p for p in shared if p.name not in taken]
+    return inspect.Signature([params.replace(name="params"), *options, *shared])
 
 
 def _reduce(self: Optimizer, protocol: int) -> Any:

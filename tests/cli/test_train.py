@@ -162,3 +162,33 @@ def test_settings_are_literals_or_text():
     }
     with pytest.raises(UsageError):
         settings(["3=4"])
+
+
+def spec(folder, text):
+    (folder / "mine.opt").write_text(text)
+    return optc.cli.train.rule(str(folder / "mine.opt"), {})
+
+
+def test_a_rule_that_asks_for_curvature_gets_the_objective(tmp_path):
+    newton = "rule a(lr = 0.5):\n    w <- w - lr * (grad(w) + 0 * hvp(loss, w, w))\n"
+    plain = "rule a(lr = 0.5):\n    step lr\n"
+    runs = [
+        train({"mine.opt": spec(tmp_path, text)}, load("quadratic"), 1, progress=False)[0]
+        for text in (newton, plain)
+    ]
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("loss b, c\n    w <- w - lr * (grad(b, w) + grad(c, w))", "`c`"),
+        ("input x\n    w <- w - lr * x * grad(w)", "`x`"),
+        ("loss b: model[parts]\n    w <- w - lr * sum(grad(b, w), over = parts)", "[parts]"),
+    ],
+)
+def test_what_the_problems_lack_is_said(lines, says, tmp_path):
+    mine = spec(tmp_path, f"rule a(lr = 0.1):\n    {lines}\n")
+    with pytest.raises(UsageError) as wrong:
+        train({"mine.opt": mine}, load("quadratic"), 1, progress=False)
+    assert str(wrong.value).startswith("mine.opt") and says in str(wrong.value)

@@ -56,6 +56,14 @@ def test_bfloat16_is_the_rounding_of_what_is_kept(capsys: pytest.CaptureFixture[
     assert 0 < gap < 0.04
 
 
+def test_a_rule_may_have_several_losses(tmp_path: Path) -> None:
+    path = tmp_path / "two.opt"
+    path.write_text(
+        "rule a(lr = 0.1):\n    loss b, c\n    w <- w - lr * max(grad(b, w), grad(c, w))\n"
+    )
+    assert main(["verify", str(path), "--steps", "2"]) == 0
+
+
 def test_the_command_line_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(EXAMPLES / "adamw.opt")
     assert main(["verify", path, "--steps", "0"]) == 2

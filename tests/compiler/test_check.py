@@ -22,7 +22,9 @@ WRONG = {
         23,
         "eps",
     ),
-    "unknown name": ("    w <- w - lr * gg\n", "E201", 2, 19, ""),
+    "unknown name": ("    w <- w - lr * gg\n", "E201", 2, 19, "bound here: "),
+    "undeclared slot": ("    m <- m + 1\n", "E201", 2, 10, "declared: `state m = zeros(w)`"),
+    "module": ("    w <- torch.sign(w)\n", "E201", 2, 10, "stand without a module"),
     "no over": ("    n = norm(grad(w))\n    step n\n", "E207", 2, 9, "over = model"),
     "wrong over": ("    n = sum(grad(w), over = losses)\n    step n\n", "E308", 2, 9, ""),
     "finer than the slot": (

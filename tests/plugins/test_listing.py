@@ -22,6 +22,15 @@ def test_a_primitive_is_listed_with_its_meaning(capsys: pytest.CaptureFixture[st
     assert "norm over the whole model is at most" in line
 
 
+def test_a_kind_or_a_word_shortens_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "clip"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "clip"
+    assert main(["list", "Sharpness"]) == 0
+    shown = capsys.readouterr().out
+    assert "wsam" in shown and "global_norm" not in shown
+    assert main(["list", "no such thing"]) == 2
+
+
 def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from typing import Any
@@ -392,3 +393,94 @@ def test_a_state_is_written_late_and_evaluated_at_early() -> None:
     assert torch.allclose(p.detach(), torch.full_like(p, 0.82), atol=1e-15)
     opt.step()  # x = 0.45 + 0.41 * 0.8 = 0.778
     assert torch.allclose(p.detach(), torch.full_like(p, 0.82 - 0.2 * 0.778), atol=1e-15)
+
+
+TWO = "rule a(lr = 0.1):\n    loss b, c\n    w <- w - lr * max(grad(b, w), grad(c, w))\n"
+
+
+def test_one_grad_does_not_stand_for_two_losses() -> None:
+    params, opt = made(TWO)
+    objective(params).backward()
+    with pytest.raises(RuntimeError, match=r"the gradients of `b` and `c` apart.*bind"):
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda batch, more: 0, "`loss` is called with the batch: .*missing 1"),
+        (lambda: 0, "`loss` is called with the batch: .*takes 0"),
+        (lambda batch: batch, r"`loss` is one number by the rule, .* shape \[3\]: take its mean"),
+        (lambda batch: batch.sum() + None, "unsupported operand"),
+    ],
+)
+def test_an_objective_of_another_form_is_refused(given: Any, says: str) -> None:
+    params, opt = made(SAM)
+    opt.bind(objective=given)
+    with pytest.raises((RuntimeError, TypeError), match=says):
+        opt.step(batch=params[0].sum() * torch.ones(3))
+
+
+def test_names_that_the_rule_does_not_know_are_refused() -> None:
+    _, opt = made()
+    with pytest.raises(TypeError, match=r"bind\(\) of adamw has no 'objectiv'.*`objective`"):
+        opt.bind(objectiv=print)
+    with pytest.raises(TypeError, match=r"supply\(\) of adamw has no 'epoc'.*`epoch`"):
+        opt.supply(epoc=1)
+    opt.supply(steps_per_epoch=1)
+
+
+MOMENTS = """
+precondition adam(g):
+    state exp_avg = zeros(g), exp_avg_sq = zeros(g)
+    exp_avg <- 0.9 * exp_avg + 0.1 * g
+    exp_avg_sq <- 0.999 * exp_avg_sq + 0.001 * g^2
+    return exp_avg / (1 - 0.9^t) / (sqrt(exp_avg_sq / (1 - 0.999^t)) + 1e-8)
+
+rule a(lr = 0.1):
+    precondition adam()
+    step lr
+"""
+
+
+def test_training_goes_on_from_a_checkpoint_of_torch() -> None:
+    params, opt = made(MOMENTS, torch.float64)
+    theirs = torch.optim.Adam(params, lr=0.01)
+    train(params, theirs, 3)
+    opt.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    again = torch.optim.Adam(twins)
+    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(params, opt, 3)
+    train(twins, again, 3)
+    assert opt.param_groups[0]["lr"] == 0.01 and opt.param_groups[0]["steps"] == 6
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def test_a_checkpoint_of_another_rule_is_refused() -> None:
+    params, opt = made(MOMENTS)
+    _, other = made(MOMENTUM)
+    for stranger in (other, torch.optim.SGD(params, momentum=0.9), torch.optim.Adagrad(params)):
+        train([p for g in stranger.param_groups for p in g["params"]], stranger, 1)
+        with pytest.raises(ValueError, match="of another optimizer, which keeps .*a keeps `adam"):
+            opt.load_state_dict(stranger.state_dict())
+
+
+def test_the_copy_of_a_scheduled_optimizer_steps_itself() -> None:
+    params, opt = made()
+    torch.optim.lr_scheduler.ConstantLR(opt)
+    train(params, opt, 1)
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        theirs = twin.param_groups[0]["params"]
+        before = [p.detach().clone() for p in (*params, *theirs)]
+        train(theirs, twin, 1)
+        moved = [not torch.equal(p, q) for p, q in zip((*params, *theirs), before, strict=True)]
+        assert not any(moved[: len(params)]) and any(moved[len(params) :])
+
+
+def test_the_signature_names_the_options() -> None:
+    names = list(inspect.signature(type(made()[1])).parameters)
+    assert names[:5] == ["params", "lr", "betas", "eps", "weight_decay"]
+    late = compiled("rule a(lr = 0.1, n: count):\n    step lr / n\n")
+    assert [*inspect.signature(optimizer_class(late)).parameters][:3] == ["params", "lr", "n"]
