@@ -152,8 +152,12 @@ def _route(phase: Route, frame: Frame) -> None:
 def _loop(phase: Loop, frame: Frame) -> None:
     carried = [frame.get(a) for a, _ in phase.carried]
     count = frame.size(phase.count)
+    # a kernel writes into the memory of its last result, which the turn before may still hold
+    made = [o.value for p in phase.body if isinstance(p, Compute) for o in p.outputs]
     frame.depth += 1
     for turn in range(count):
+        for name in made:
+            frame.values.pop(name, None)
         frame.values.update(zip((p for _, p in phase.carried), carried, strict=True))
         frame.values[phase.index] = torch.tensor(float(turn), dtype=torch.float64)
         for inner in phase.body:
