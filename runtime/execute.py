@@ -189,7 +189,7 @@ def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
         return torch.where(cells.arrange(done, places, axes, None, fine), old, new)
     result = []
     for k, (o, n) in enumerate(zip(old, new, strict=True)):
-        c = done[k] if isinstance(done, list) else done
+        c = cells.truth(done[k] if isinstance(done, list) else done)  # a kernel says it in numbers
         trailing = n if n is None else n[(0,) * len(places)] if places else n
         result.append(
             n if n is None else torch.where(cells.arrange(c, places, axes, trailing, fine), o, n)
