@@ -2,7 +2,7 @@
 
 A cell is size * (code / 127)^power with the sign of its code. So it is off by at most
 power * size / 254; above power 1 no cell that is not 0 becomes 0. Blocks go through the cells of a
-tensor in the order of memory. math.h says the same in C, bit for bit.
+tensor in the order of memory. formats.h says the same in C, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs a compiled phase over a table: arguments, threads, the ends of reductions.
 
 A phase is `void phase(const optc_args *a, int64_t begin, int64_t end)`; `args.h` holds the struct
-and stands, with `math.h`, before every emitted source (`native.header()`). It runs the chunks
+and stands, with the mathematics, before every emitted source (`native.header()`). It runs chunks
 begin..end-1, in any order and on any thread:
 
     for (int64_t chunk = begin; chunk < end; chunk++) {

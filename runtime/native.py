@@ -34,8 +34,8 @@ def text(name: str) -> str:
 
 
 def header() -> str:
-    """What stands before an emitted phase: its arguments and the mathematics."""
-    return text("args.h") + text("math.h")
+    """What stands before an emitted phase: its arguments and what it computes with."""
+    return "".join(map(text, ("args.h", "math.h", "formats.h", "random.h")))
 
 
 def compiler() -> tuple[str, ...] | None:

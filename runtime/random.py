@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed, stream, call and cell alone; math.h says the same in C."""
+"""Random numbers that depend on seed, stream, call and cell alone; random.h says the same in C."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def rademacher(
 def chance(which: int, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
     """One of the eight whole numbers from 0 to 65535 of a draw, for rounding by chance.
 
-    A hash of seed, stream, call and cell, which costs a tenth of Philox; math.h says why.
+    A hash of seed, stream, call and cell, which costs a tenth of Philox; random.h says why.
     """
     whole = _finish(key(seed, stream) + (call & _LONG) * 0x9E3779B97F4A7C15)
     cell = torch.arange(offset, offset + n, dtype=torch.int64, device="cpu")

@@ -1,4 +1,4 @@
-"""Random numbers of emitted Triton phases: random.py and math.h say the same."""
+"""Random numbers of emitted Triton phases: random.py and random.h say the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mix(x):
 
 @triton.jit
 def chance_word(key, cell, call, which: tl.constexpr):
-    """A word for rounding by chance, as math.h makes it."""
+    """A word for rounding by chance, as random.h makes it."""
     k = key + call.to(tl.uint64) * 0x9E3779B97F4A7C15
     k = (k ^ (k >> 30)) * 0xBF58476D1CE4E5B9
     k = (k ^ (k >> 27)) * 0x94D049BB133111EB
