@@ -12,6 +12,7 @@ from .passes.guard import price
 from .passes.specialise import every_due
 from .scalars import HOST as COMPUTE
 from .source import Diagnostic, Span
+from .types import COARSE
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _crosses_cells(node: Node) -> bool:
 def reduces(node: Node, reach: str) -> bool:
     """Whether a value of the model (of a group) is made of its cells."""
     wide = node.op in ("reduce", "contract", "flat", "select") and node.type.reach == reach
-    return wide and any(i.type.reach not in ("model", "group") for i in node.inputs)
+    return wide and any(i.type.reach not in COARSE for i in node.inputs)
 
 
 def bar_to_backward(graph: Graph) -> Diagnostic | None:
@@ -174,7 +175,7 @@ def bar_to_backward(graph: Graph) -> Diagnostic | None:
         span = asked[-1].span if asked else next(iter(graph.writes.values())).span
         return bar("the loss is evaluated again", span, "it needs one gradient at the held point")
     for slot, node in graph.writes.items():
-        if graph.slots[slot].type.reach in ("model", "group"):
+        if graph.slots[slot].type.reach in COARSE:
             return bar(f"`{slot}` is written once a step, not once a tensor", node.span)
     for node in nodes:
         if node.op == "meta" and node["what"] == "total":

@@ -22,6 +22,7 @@ from .interpret import Draw, Interpreter, Tensors, together
 from .ir import Graph
 from .primitive import Declaration, Registry
 from .source import CompileError, Diagnostic
+from .types import COARSE
 from .workers import SEEDS
 
 DIRECTION = ("g", "d")
@@ -187,7 +188,7 @@ def _shape(tree: s.Primitive, share: dict[str, torch.Tensor]) -> torch.Tensor:
 def _supply(tree: s.Primitive, name: str, value: torch.Tensor) -> Any:
     """A list as the loop would supply it: one tensor a target, or one for the model."""
     type = next((i.type for i in tree.inputs if i.name == name), None)
-    if type is None or type.reach not in ("model", "group"):
+    if type is None or type.reach not in COARSE:
         return [value]
     return value.reshape(()) if not type.axes and value.numel() == 1 else value
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from .ir import Graph, Node, asks, inputs_of, postorder
+from .types import FINE
 
 FLOAT32 = 4
 """Bytes of one cell."""
@@ -240,10 +241,8 @@ class _Sheet:
         """Whether the use of a value begins a new phase."""
         if node.op in ("reduce", "contract"):
             # a tensor is larger than what a pass holds at a time
-            coarse = ("tensor", "group", "model")
-            return node.type.reach in coarse and any(
-                i.type.reach not in coarse for i in node.inputs
-            )
+            fine = any(i.type.reach in FINE for i in node.inputs)
+            return fine and node.type.reach not in FINE
         if node.op == "evaluate":
             return True
         return node.kind in HEAVY and node.op not in ASKS or node.op in ("matrix", "wide", "flat")

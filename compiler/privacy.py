@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from .ir import Graph, Node, Region, body_nodes, inputs_of, postorder, users
 from .products import AXIS, Product, axes, coarse, counts, product
 from .source import CompileError, Diagnostic, Span
+from .types import COARSE
 
 POSITIVE = ("positive", "nonnegative", "unit", "fraction", "count")
 FORMS = (
@@ -303,7 +304,7 @@ def _of_examples(node: Node) -> bool:
     """Whether a value is one number an example."""
     inner = node.inputs[0] if node.op == "expand" else node
     only = [a.name for a in inner.type.axes] == [AXIS]
-    return only and inner.type.reach in ("model", "group")
+    return only and inner.type.reach in COARSE
 
 
 def _is_norm(node: Node, value: Node) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .ir import Node
+from .types import COARSE
 
 AXIS = "examples"
 
@@ -78,4 +79,4 @@ def axes(node: Node) -> tuple[str, ...]:
 def coarse(node: Node) -> bool:
     """Whether a value is one number for all cells of a group."""
     inner = node.inputs[0] if node.op == "expand" else node
-    return inner.type.reach in ("model", "group") or counts(inner)
+    return inner.type.reach in COARSE or counts(inner)

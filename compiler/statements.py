@@ -15,6 +15,7 @@ from .regions import every, for_chain, if_statement, repeat
 from .scope import POISON, Context, Members, Scope, SlotRef, Stop
 from .source import Span
 from .steps import step
+from .types import COARSE
 
 STATEMENT_LIMIT = 20_000
 """No rule expands to more statements than this: an unrolled loop must not fill the memory."""
@@ -78,7 +79,7 @@ def bundle(ctx: Context, tree: s.Bundle) -> Members:
 
 def _outcome(ctx: Context, scope: Scope, statement: s.Outcome) -> None:
     when = node(ctx, scope, statement.when, "a condition")
-    if when.type.reach not in ("model", "group") or when.type.axes:
+    if when.type.reach not in COARSE or when.type.axes:
         ctx.error(
             "E313",
             f"`{statement.kind}` decides over the whole step, and this is {when.type}",

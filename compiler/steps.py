@@ -12,6 +12,7 @@ from .ir import Node
 from .primitive import Declaration
 from .scope import Arguments, Context, Function, Scope, Stop, as_node
 from .source import Span, nearest
+from .types import COARSE
 
 FIELD = {"grad", "loss"}
 """Who asks for one of these gives a loss or a gradient function; a `project` gives `w` even so."""
@@ -83,7 +84,7 @@ def _rebind_field(ctx: Context, scope: Scope, made: Any, when: Node | None, span
         previous["loss"] = scope.find("loss")
     field = field_of(ctx, scope, made, previous, span)
     first = as_node(ctx, field.apply(Arguments([ctx.flow[scope.target]], {}), span), span)
-    slot = "loss" if first.type.reach in ("model", "group") else "grad"
+    slot = "loss" if first.type.reach in COARSE else "grad"
     if slot == "loss" and "grad" in block_scope.names:
         ctx.error(
             "E211",

@@ -13,6 +13,9 @@ REACHES = ("element", "row", "column", "tensor", "group", "model")
 FINE = ("element", "row", "column")
 """Reaches of values that vary within a tensor."""
 
+COARSE = ("group", "model")
+"""Reaches of values that are not one for each tensor."""
+
 _RANK = {"element": 0, "row": 1, "column": 1, "tensor": 2, "group": 3, "model": 4}
 BUILD, HOST, DEVICE = 0, 1, 2
 """When a value is known: while compiling, on the host at the start of a step, or on the device."""

@@ -11,7 +11,7 @@ from collections.abc import Set
 
 from ..ir import Node
 from ..ops import OPS
-from ..types import FINE, HOST
+from ..types import COARSE, FINE, HOST
 
 FLOATING = ("c", "s")
 """Classes that belong to no phase: computed where their results are needed."""
@@ -61,8 +61,8 @@ def classify(n: Node, bound: Set[Node], cls: dict[Node, str]) -> str:
 def _computed(n: Node, cls: dict[Node, str]) -> str:
     """What computes a value that the device computes."""
     reach, inputs = n.type.reach, n.inputs
-    coarse = reach in ("group", "model")
-    finer = any(i.type.reach not in ("group", "model") for i in inputs)
+    coarse = reach in COARSE
+    finer = any(i.type.reach not in COARSE for i in inputs)
     if n.op in ("reduce", "contract", "flat") and coarse and finer:
         return "r"
     plain = not n.type.axes and not any(i.type.axes for i in inputs)

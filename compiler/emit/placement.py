@@ -12,7 +12,7 @@ from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from ..ir import Graph, Node, inputs_of
-from ..types import FINE, Axis
+from ..types import COARSE, FINE, Axis
 from .axis_sizes import answers, of_inputs, sizing
 from .classes import FLOATING, cell_by_cell, classify, routed_read
 from .need import needs
@@ -95,8 +95,8 @@ class Placement:
 
     def _absent(self, n: Node) -> bool:
         """Whether the cells of a value are missing for a tensor without gradient."""
-        if n.type.reach in ("group", "model") or self.cls[n] in ("host", "leaf"):
-            return n in self.bound and n.type.reach not in ("group", "model")
+        if n.type.reach in COARSE or self.cls[n] in ("host", "leaf"):
+            return n in self.bound and n.type.reach not in COARSE
         if n.op in ("gradient", "hvp", "vjp"):
             return True
         if n.op == "merge":
@@ -194,13 +194,13 @@ class Placement:
     def phase_of(self, n: Node, level: int) -> PhaseKey:
         """The phase that computes an anchor which is in memory from a level on."""
         if self.cls[n] == "r":
-            source = next(i for i in n.inputs if i.type.reach not in ("group", "model"))
+            source = next(i for i in n.inputs if i.type.reach not in COARSE)
             if self._kernel_sum(n, source):
                 return PhaseKey(level, 2, "c", source.type.domain)
             return PhaseKey(level, 1, "t", source.type.domain, self.absent[source])
         if self.cls[n] == "c":
             return PhaseKey(level, 2, "c", n.type.domain)
-        if n.type.reach in ("group", "model"):
+        if n.type.reach in COARSE:
             return PhaseKey(level, 0, "m", "")
         return PhaseKey(level, 1, "t", n.type.domain, self.absent[n])
 
@@ -239,7 +239,7 @@ class Placement:
 
     def space(self, n: Node) -> str:
         """The domain whose cells an anchor is computed over."""
-        fine = next((i for i in n.inputs if i.type.reach not in ("group", "model")), n)
+        fine = next((i for i in n.inputs if i.type.reach not in COARSE), n)
         return fine.type.domain
 
     def partial(self, n: Node) -> bool:

@@ -8,13 +8,14 @@ import torch
 
 from .. import cells, torch_ops
 from ..ir import Node
+from ..types import COARSE
 from .state import Cells
 from .values import Values
 
 
 def cellwise(values: Values, node: Node) -> Cells:
     places = values.places(node)
-    if places is None and any(x.type.reach not in ("model", "group") for x in node.inputs):
+    if places is None and any(x.type.reach not in COARSE for x in node.inputs):
         raise AssertionError(f"{node.op} makes {node.type} of finer values")
     if places is None:
         # groups that meet the model agree: the first stands for all
@@ -89,11 +90,9 @@ def reduce(values: Values, node: Node) -> Cells:
 
 def _of_cells(values: Values, node: Node) -> Cells:
     """Reduce over the cells of each tensor, then over tensors, in order."""
-    source = next(
-        (x for x in node.inputs if x.type.reach not in ("model", "group")), node.inputs[0]
-    )
+    source = next((x for x in node.inputs if x.type.reach not in COARSE), node.inputs[0])
     over = node["over"]
-    if source.type.reach in ("model", "group"):
+    if source.type.reach in COARSE:
         value = values.memo[node.inputs[0]]
         return _combine(values, node, value) if isinstance(value, list) else value
     parts = []

@@ -8,6 +8,7 @@ import torch
 
 from ..cells import extent
 from ..ir import Node
+from ..types import COARSE
 from .metadata import option_in
 from .state import Cells
 from .values import Values
@@ -43,7 +44,7 @@ def input(values: Values, node: Node) -> Cells:
     if name not in state.inputs:
         raise ValueError(f"the rule reads the input `{name}`, and the loop does not supply it")
     value = state.inputs[name]
-    if node.type.reach in ("model", "group"):
+    if node.type.reach in COARSE:
         return torch.as_tensor(value, dtype=torch.float64)
     return [torch.as_tensor(v, dtype=torch.float64) for v in value]
 
@@ -71,7 +72,7 @@ def random(values: Values, node: Node) -> Cells:
     for x in node.inputs:  # turns of a loop draw different numbers
         stream = stream * 1_000_003 + 1 + int(values.memo[x])
     axes = node.type.axes
-    if node.type.reach in ("model", "group"):
+    if node.type.reach in COARSE:
         lead = [values.size(a) for a in axes]
         count = torch.Size(lead).numel()
         return draw(node["how"], stream, state.call, count).reshape(lead)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir import Ending, Graph, Node, Region, body_nodes, postorder
-from ..types import LOGICAL, MODEL
+from ..types import COARSE, LOGICAL, MODEL
 
 ASKED = ("gradient", "value", "hvp", "jvp", "vjp")
 
@@ -66,7 +66,7 @@ def unsummed(graph: Graph) -> list[Node]:
         if n.op == "reduce" and n["over"] == "model" and n["how"] == "sum"
     }
     squared = {s.inputs[0] for s in sums if s.op in ("mul", "pow")}
-    wide = [n for n in answers(graph) if n.type.reach not in ("model", "group")]
+    wide = [n for n in answers(graph) if n.type.reach not in COARSE]
     return [n for n in wide if n not in squared]
 
 
