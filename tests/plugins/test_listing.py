@@ -61,6 +61,11 @@ def test_all_kinds_of_a_name_are_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "smooth ema(" in shown and "function ema(" in shown
 
 
+def test_what_is_built_in_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "norm"]) == 0
+    assert "norm(x, over)" in (shown := capsys.readouterr().out) and "Euclidean norm" in shown
+
+
 @pytest.mark.parametrize("name", ["adm", "../clip/value", "clip/../clip/value"])
 def test_an_unknown_name_gets_the_nearest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", name]) == 2

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from optc.compiler.bounds import BOUNDS
+from optc.compiler.builtins import BUILTINS
+from optc.compiler.builtins.constants import CONSTANTS
+from optc.compiler.builtins.metadata import METAS
 from optc.compiler.format import to_opt
 from optc.compiler.layout import INFIX_WORDS, LINE_WORDS
 from optc.compiler.parse import parse
@@ -51,6 +55,13 @@ def test_every_section_has_an_example(section: str) -> None:
 def test_every_word_is_in_the_reference() -> None:
     words = {*LINE_WORDS, *INFIX_WORDS}
     assert not {word for word in words if not re.search(rf"\b{word}\b", LANGUAGE)}
+
+
+def test_every_built_in_name_is_in_its_table() -> None:
+    (table,) = (x for x in SECTIONS if x.startswith("Functions"))
+    names = {*BUILTINS, *CONSTANTS, *METAS}
+    assert not {name for name in names if not re.search(rf"`{name}[`(]", table)}
+    assert not {name for name in BOUNDS if f"`{name}`" not in LANGUAGE}
 
 
 def leading_keys(definition: str) -> set[str]:
