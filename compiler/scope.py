@@ -4,11 +4,12 @@ versions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from . import syntax as s
 from .ir import Graph, Node, Slot
 from .ops import OPS
 from .primitive import Declaration, Registry
@@ -294,6 +295,10 @@ class Context:
         self.flow[path] = self.graph.add("read", type=type, known=2, span=span, slot=path)
         self.slot_of[path] = path
         return path
+
+
+Block = Callable[[Context, Scope, Iterable[s.Statement]], None]
+"""Reads the statements of a block."""
 
 
 def same_axes(a: Type, b: Type) -> bool:

@@ -7,11 +7,13 @@ from typing import Any
 
 from . import syntax as s
 from .assignments import bind, write
+from .branches import every, if_statement
 from .declarations import declare
 from .expressions import evaluate, node
 from .ir import Ending
+from .loops import repeat
 from .primitive import Declaration
-from .regions import every, for_chain, if_statement, repeat
+from .routing import for_chain
 from .scope import POISON, Context, Members, Scope, SlotRef, Stop
 from .source import Span
 from .steps import step
