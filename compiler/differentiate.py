@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from . import syntax as s
 from .builtins.reductions import reduce
@@ -78,7 +78,7 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
             continue
         rule = _REVERSE.get(node.op, _map_reverse if node.op in OPS else None)
         if rule is None:
-            ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
+            _underived(ctx, node)
         for source, part in rule(ctx, node, adjoint[node], active):
             wanted = replace(source.type, axes=union(mapped, source.type.axes))
             part = fit(ctx, part, wanted, span)
@@ -87,6 +87,21 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
             )
     found = adjoint.get(x, ctx.graph.const(0.0))
     return ctx.expand(found, replace(x.type, axes=(*mapped, *x.type.axes)), span)
+
+
+_ASKED = {
+    "vjp": ("a loss with an axis has no second derivative here", "declare its sum as a loss: "
+            "the loop gives second derivatives of losses that are numbers"),
+    "jvp": ("the derivative along a vector has no derivative here", "of a loss that is a number "
+            "`dot(grad(loss, p), v, over = model)` is the same, and has one"),
+    "hvp": ("a loss has no third derivative here", ""),
+}  # fmt: skip
+"""What is said of the derivatives that a loop gives, where one more is asked for."""
+
+
+def _underived(ctx: Context, node: Node) -> NoReturn:
+    message, help = _ASKED.get(node.op, (f"`{node.op}` has no derivative here", ""))
+    ctx.error("E307", message, node.span, help)
 
 
 def fit(ctx: Context, value: Node, type: Type, span: Span) -> Node:
@@ -289,7 +304,7 @@ def _tangent(
     elif (found := tangents(ctx, node, along, active)) is not None:
         parts += found
     else:
-        ctx.error("E307", f"`{node.op}` has no derivative here", node.span)
+        _underived(ctx, node)
     for part in parts:
         total = part if total is None else ctx.map("add", total, part, span=span)
     return total if total is not None else ctx.graph.const(0.0)

@@ -58,6 +58,12 @@ REFUSED = {
         w <- w - lr * mean(normal(J, probes(2)), over = probes)""",
         "the value has the axis `probes(2)` already",
     ),
+    "the Hessian of the mean of a loss with an axis": (
+        """
+        loss residual: model[residuals]
+        w <- w - lr * hvp(p -> mean(residual(p), over = residuals), w, grad(w))""",
+        "a loss with an axis has no second derivative here",
+    ),
     "a matrix whose axes are not the last": (
         """
         z = normal(w, probes(2))
