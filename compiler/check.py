@@ -7,7 +7,7 @@ from typing import Any
 from . import syntax as s
 from .bounds import BOUNDS, complaint
 from .expressions import evaluate, node
-from .ir import Domain, Graph, OptionInfo, Slot, body_nodes
+from .ir import Domain, Graph, OptionInfo, Slot, body_nodes, postorder
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
 from .scope import (
@@ -22,7 +22,7 @@ from .scope import (
 )
 from .source import CompileError, Diagnostic, nearest
 from .statements import block
-from .types import Axis, Type
+from .types import SIDES, Axis, Type
 
 TAKEN = frozenset(
     ("params", "param_names", "module_types", "initial_lr", "calls", "steps")
@@ -237,6 +237,12 @@ def externs(ctx: Context, scope: Scope, file: s.File) -> None:
         ctx.externs[item.name] = Function(f"`{item.name}`", apply)
 
 
+MADE = ("size", "eye", "iota", "expand", "random")
+"""What is made from nothing, with axes."""
+BRINGING = ("value", "gradient", "hvp", "jvp", "vjp", "oracle", "extern", "svd", "rename")
+"""What comes with axes whose places are counted when it is there."""
+
+
 def _finish(ctx: Context) -> None:
     """The last version of each slot is what the step writes."""
     graph = ctx.graph
@@ -247,6 +253,7 @@ def _finish(ctx: Context) -> None:
     graph.always = frozenset(ctx.always)
     _eval_slots(ctx)
     _lone_loops(ctx)
+    _unsized(ctx)
     if not graph.writes and not ctx.diagnostics:
         ctx.diagnostics.append(
             Diagnostic(
@@ -272,6 +279,26 @@ def _lone_loops(ctx: Context) -> None:
                         "give the loop a count, without `until`",
                     )
                 )
+
+
+def _unsized(ctx: Context) -> None:
+    """What is made from nothing needs to know how many places its axes have."""
+    graph = ctx.graph
+    inits = [s.init for s in graph.slots.values() if s.init is not None]
+    order = list(postorder([*graph.roots(), *inits]))
+    order += [n for loop in order if loop.op == "loop" for n in body_nodes(loop["body"])]
+    made = [n for n in order if n.op in MADE]
+    brought = {a.name for n in order if n.op in BRINGING for a in n.type.axes}
+    brought |= {a.name for t in graph.inputs.values() for a in t.axes} | {"all", *SIDES}
+    asked = {n["objective"] for n in order if n.op == "evaluate"}
+    brought |= {a.name for name in asked for a in graph.objectives[name].axes}
+    for n in made:
+        for axis in (n["axis"],) if n.op == "size" else n.type.axes:
+            if axis.size is None and axis.name not in brought:
+                wrong = f"nothing says how many places the axis `{axis.name}` has"
+                help = f"say it where the axis begins: `normal(w, {axis.name}(4))`, `window(4)`"
+                ctx.diagnostics.append(Diagnostic("E308", wrong, n.span, help))
+                return
 
 
 def _eval_slots(ctx: Context) -> None:

@@ -83,7 +83,10 @@ CODES: dict[str, tuple[str, str]] = {
     "E305": ("An input needs axes that the value does not have.", "combine upgrad() with one loss"),
     "E306": ("A derivative is asked of something that has none of this form.", "grad(p -> p, w)"),
     "E307": ("An operation has no derivative here.", "grad(p -> sum(qr(matrix(p))), w)"),
-    "E308": ("`over` names a reach or an axis that the value has.", "sum(g, over = losses)"),
+    "E308": (
+        "A reach or an axis is named that the value, or the whole rule, does not have.",
+        "sum(g, over = losses)",
+    ),
     "E309": ("A size or a count is out of bounds: nothing may grow without limit.", "repeat 10^9:"),
     "E310": ("Patterns are texts.", "named(bias)"),
     "E311": ("A matrix is expected.", "g @ g"),

@@ -8,9 +8,9 @@ followed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any, NoReturn
 
 from . import syntax as s
@@ -20,10 +20,10 @@ from .matrix_derivatives import REVERSE, extra, tangents
 from .ops import OPS
 from .scope import Context, Scope, agreed
 from .source import NOWHERE, Span
-from .types import Type, finer, meet, union
+from .types import Type, finer, union
 
 
-@cache
+@functools.cache
 def _partials(op: str) -> tuple[s.Expr | None, ...]:
     from .parse import parse_expression
 
@@ -297,7 +297,7 @@ def _tangent(
             along[i] if active[i] else ctx.expand(zero, replace(i.type, logical=False), span)
             for i in node.inputs
         ]
-        more = extra(meet([i.type for i in inputs]), meet([i.type for i in node.inputs]))
+        more = extra(_axes_of(inputs), _axes_of(node.inputs))
         type = replace(node.type, axes=(*more, *node.type.axes), logical=False)
         attrs: dict[str, Any] = dict(node.attrs)
         parts.append(ctx.graph.add(node.op, *inputs, type=type, span=node.span, **attrs))
@@ -308,6 +308,11 @@ def _tangent(
     for part in parts:
         total = part if total is None else ctx.map("add", total, part, span=span)
     return total if total is not None else ctx.graph.const(0.0)
+
+
+def _axes_of(nodes: Sequence[Node]) -> Type:
+    """All axes of some values, which may be those of different tensors."""
+    return Type(axes=functools.reduce(union, (n.type.axes for n in nodes)))
 
 
 def _oracle_tangent(

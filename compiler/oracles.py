@@ -153,7 +153,10 @@ def _split(
         values.insert(0, ctx.flow[key])
     if len(values) != 2:
         ctx.error("E205", f"`{what}` takes a function, a point and a vector", span)
-    return function, as_node(ctx, values[0], span), as_node(ctx, values[1], span)
+    point, vector = as_node(ctx, values[0], span), as_node(ctx, values[1], span)
+    if what != "vjp":  # a vector at the point: in a block the part of it that is there
+        point, vector = ctx.narrowed((point, vector))
+    return function, point, vector
 
 
 def _spread(ctx: Context, key: str, vector: Node, span: Span) -> tuple[str, Node]:

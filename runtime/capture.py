@@ -32,14 +32,20 @@ def obstacle(plan: Plan, withheld: Any) -> str:
     if plan.outcomes and withheld is None:
         return "it may be taken back, which the host decides"
     for phase in _all(plan.phases):
+        if isinstance(phase, Loop) and any(map(_kernel, _all(phase.body))):
+            return "a kernel in a loop reads other memory at each turn"
         if isinstance(phase, Evaluate) and (phase.axes or any(phase.points.values())):
             return "it evaluates a loss at another point"
         if isinstance(phase, Call) and phase.op == "random":
             return "its numbers are drawn on the host"
         if isinstance(phase, Compute) and any(p.how in ("host", "draw") for p in phase.inputs):
-            if phase.mode != "kernel" or not phase.space or phase.coded:
+            if not _kernel(phase) or phase.coded:
                 return f"{phase.name} is no kernel and reads a scalar of the host"
     return ""
+
+
+def _kernel(phase: Any) -> bool:
+    return isinstance(phase, Compute) and phase.mode == "kernel" and bool(phase.space)
 
 
 def _all(phases: list[Any]) -> Iterator[Any]:

@@ -186,7 +186,7 @@ def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
     """Cells whose condition is reached keep their value."""
     places, axes, fine = how
     if not isinstance(new, list):
-        return torch.where(cells.arrange(done, places, axes, None, fine), old, new)
+        return torch.where(cells.arrange(cells.truth(done), places, axes, None, fine), old, new)
     result = []
     for k, (o, n) in enumerate(zip(old, new, strict=True)):
         c = cells.truth(done[k] if isinstance(done, list) else done)  # a kernel says it in numbers

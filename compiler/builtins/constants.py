@@ -9,7 +9,7 @@ from typing import Any
 from ..ir import Node
 from ..scope import AxisName, Context, Scope, as_node, constant
 from ..source import Span
-from ..types import MODEL, Axis, Type
+from ..types import MODEL, SIDES, Axis, Type
 from .declare import builtin
 from .metadata import meta
 
@@ -50,9 +50,7 @@ def axis_of(ctx: Context, value: Any, span: Span) -> Axis:
 def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
     a = axis_of(ctx, axis, span)
     reach, domain = (
-        ("tensor", ctx.flow[scope.target].type.domain)
-        if a.name in ("rows", "cols", "short", "long")
-        else ("model", "")
+        ("tensor", ctx.flow[scope.target].type.domain) if a.name in SIDES else ("model", "")
     )
     return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
 
@@ -64,7 +62,7 @@ def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
         return ctx.graph.const(a.size, span)
     if isinstance(a.size, Node):
         return a.size
-    if a.name in ("rows", "cols", "short", "long"):
+    if a.name in SIDES:
         rows, cols = (meta(ctx, scope, what, span) for what in ("rows", "cols"))
         if a.name in ("rows", "cols"):
             return rows if a.name == "rows" else cols

@@ -11,12 +11,18 @@ from ..source import Span
 from ..types import Axis, Type
 from .declare import builtin
 
+BACK = [["rows", "cols"], ["short", "long"], ["all"]]
+"""The last axes of what has cells to give back."""
+
 
 @builtin("matrix", "x")
 def matrix(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     """The cells of each tensor as a matrix: the first dimension against the others."""
-    t = as_node(ctx, x, span).type
-    value = ctx.expand(as_node(ctx, x, span), replace(t, reach="element"), span)
+    given = as_node(ctx, x, span)
+    t = given.type
+    if not t.domain:
+        ctx.error("E311", f"a matrix is made of the cells of tensors, and this is {t}", span)
+    value = ctx.expand(given, replace(t, reach="element"), span)
     return ctx.graph.add(
         "matrix",
         value,
@@ -38,6 +44,11 @@ def wide(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
 def flat(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     """All cells of the target in one axis, in the order of the parameters."""
     value = as_node(ctx, x, span)
+    if not value.type.domain:
+        ctx.error("E311", f"`flat` takes the cells of tensors, and this is {value.type}", span)
+    here = ctx.domain(scope)
+    if value.type.domain in ctx.above(here):
+        value = ctx.restrict(value, here)
     type = Type("model", (*value.type.axes, Axis("all")))
     return ctx.graph.add("flat", value, type=type, span=span)
 
@@ -51,10 +62,16 @@ def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> No
         *rest, a, b = value.type.axes
         type = replace(value.type, axes=(*rest, b, a))
         value = ctx.graph.add("transpose", value, type=type, span=span)
-    key = scope.target
-    domain = as_node(ctx, like, span).type.domain if like is not None else ctx.flow[key].type.domain
+    domain = value.type.domain or ctx.domain(scope)
+    if like is not None:
+        domain = as_node(ctx, like, span).type.domain
     count = 2 if value.type.reach == "tensor" else 1
-    axes = value.type.axes[:-count]
+    axes, last = value.type.axes[:-count], value.type.axes[-count:]
+    if [a.name for a in last] not in BACK:
+        wrong = (
+            f"`back` takes a matrix of each tensor, or what `flat` gave, and this is {value.type}"
+        )
+        ctx.error("E311", wrong, span)
     return ctx.graph.add("back", value, type=Type("element", axes, domain), span=span)
 
 

@@ -12,6 +12,7 @@ from torch import fx
 
 from .. import cells, torch_ops
 from ..ir import Node
+from ..ops import OPS
 from ..program import Port
 from ..types import FINE, Axis
 from .low import low
@@ -47,6 +48,9 @@ class Builder:
                 )
                 continue
             inputs = [self._value(i, node) for i in node.inputs]
+            cells_wanted = node.inputs and node.op not in (*OPS, "expand")
+            if cells_wanted and self.low.cls[node.inputs[0]] == "host":
+                inputs[0] = self._do(node)(cells.number, inputs[0])
             self.values[node] = torch_ops.apply(node, inputs, LIKE, self._sizes, self._do(node))
             if node.op == "size":  # torch's functions take tensors
                 self.values[node] = self._do(node)(cells.number, self.values[node])

@@ -14,6 +14,7 @@ from optc.compiler.ir import Graph
 from optc.compiler.source import CompileError, Source
 from optc.plugins.registry import library
 from optc.runtime import native
+from optc.runtime.capture import obstacle
 from optc.runtime.optimizer import optimizer_class
 
 from .rich import Problem, interpreted, optimized
@@ -50,8 +51,54 @@ RULES = {
         metric scaled = lr * norm(w, over = model)
         metric count = 2
         step lr""",
+    "a loop that keeps the point of the turn before": """
+        var u = w, v = 0 * w
+        repeat turns:
+            x = 0.5 * u + 0.1 * sin(u)
+            v <- v + norm(x, over = model) * u
+            u <- x
+        w <- w - lr * tanh(v + u)""",
+    "a loop that asks between its turns": """
+        var u = w, v = 0 * w
+        repeat turns:
+            before = u
+            u <- u - 0.1 * grad(u)
+            v <- v + grad(u) * before * cos(before)
+        w <- w - lr * tanh(v + u)""",
+    "a loop that is left in a turn": """
+        var u = w, a = 3
+        repeat turns until a < 2:
+            u <- u - lr * tanh(a)
+            a <- a - 1
+        w <- u""",
+    "a loop that tensors leave by a selection": """
+        g = grad(w)
+        var v = g
+        repeat turns until dot(v, g, over = model) < top(w, over = model, fraction = 0.5):
+            v <- min(0.001, w)
+        w <- w - lr * v""",
+    "reductions of what the host knows": """
+        most = top(place, over = tensor, fraction = 0.5)
+        w <- w - lr * grad(w) * norm(turns, over = model) * most""",
+    "products along vectors in a block": """
+        g = grad(w)
+        for params where rows > 2:
+            w <- w - lr * jvp(loss, w, g) * hvp(loss, w, g) - lr * back(wide(g))
+        other:
+            step lr""",
 }
 REFUSED = {
+    "an axis that nothing has": (
+        "w <- w - lr * size(probes) * grad(w)",
+        "nothing says how many places the axis `probes` has",
+    ),
+    "a state over an axis that nothing has": (
+        "state s: model[foo] = 0\nw <- w - lr * sum(s, over = foo)",
+        "nothing says how many places the axis `foo` has",
+    ),
+    "the matrix of a number": ("w <- back(matrix(lr))", "a matrix is made of the cells of tensors"),
+    "a number flattened": ("w <- back(flat(lr))", "`flat` takes the cells of tensors"),
+    "back from a number": ("w <- back(lr)", "`back` takes a matrix of each tensor"),
     "an axis drawn for twice": (
         """
         J = grad(w + normal(w, probes(2)))
@@ -81,7 +128,9 @@ REFUSED = {
 
 def graph(body: str) -> Graph:
     lines = "\n".join("    " + x.removeprefix("        ") for x in body.strip("\n").split("\n"))
-    return driver.graph(Source("odd.opt", f"rule r(lr = 0.1):\n{lines}\n"), library())
+    return driver.graph(
+        Source("odd.opt", f"rule r(lr = 0.1, turns: count = 4):\n{lines}\n"), library()
+    )
 
 
 def agree(found: Any, wanted: Any) -> bool:
@@ -142,3 +191,20 @@ def test_a_primitive_is_checked_whatever_its_options_require() -> None:
     text = f"precondition own(g; {options}):\n    return {result}\n"
     (probe,) = check_file(driver.tree(Source("own.opt", text)), library())
     assert "w" in probe.writes
+
+
+def test_what_is_flat_in_a_block_is_the_part_that_is_there() -> None:
+    routed = """
+        g = grad(w)
+        for params where ndim == 1:
+            w <- w - lr * {}
+        other:
+            step lr"""
+    for backend in (interpreted, lambda rule: optimized(rule, "eager")):
+        one, two = (backend(graph(routed.format(x)))[0] for x in ("back(flat(g))", "g"))
+        assert all(map(torch.equal, one, two))
+
+
+def test_kernels_in_loops_are_not_recorded() -> None:
+    rule = driver.program(graph(RULES["a loop that asks between its turns"]))
+    assert "a kernel in a loop" in obstacle(rule.plan(()), None)
