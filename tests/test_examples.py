@@ -13,8 +13,8 @@ import torch
 import optc
 
 ALL = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
-OWN = [p for p in ALL if re.search(r"^ +(loss|target) |draw\(", p.read_text(), re.MULTILINE)]
-"""Those with players, losses or batches of their own: a test in tests/papers/ trains each."""
+OWN = [p for p in ALL if re.search(r"^ +(loss|target|oracle) |draw\(", p.read_text(), re.MULTILINE)]
+"""Those with players, losses, oracles or batches of their own: tests/papers/ trains each."""
 EXAMPLES = [p for p in ALL if p not in OWN]
 ADAGRAD = "rule adagrad(lr: nonnegative = 0.01):\n    precondition adagrad()\n    step lr\n"
 RMSPROP = "rule rmsprop(lr: nonnegative = 0.01):\n    precondition rmsprop()\n    step lr\n"
