@@ -206,9 +206,8 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
             for i, p in zip(members, parts, strict=True)
         ]
     if output.how == "model":
-        frame.values[output.value] = _combine(
-            output.combine, [p for p in parts if p is not None], frame
-        )
+        whole = [p for p in parts if p is not None]
+        frame.values[output.value] = _combine(output.combine, whole)
         return
     frame.values[output.value] = [
         _combine(
@@ -218,7 +217,6 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
                 for p, i in zip(parts, members, strict=True)
                 if p is not None and frame.groups[i] == g
             ],
-            frame,
         )
         for g in range(len(frame.group_rows))
     ]
@@ -230,7 +228,7 @@ def _zeros(tensor: Tensor, parts: list[Any]) -> Tensor:
     return torch.zeros(*lead, tensor.numel(), dtype=torch.float64, device=tensor.device)
 
 
-def _combine(how: str, parts: list[Any], frame: Frame) -> Tensor:
+def _combine(how: str, parts: list[Any]) -> Tensor:
     if not parts:
         empty = torch.tensor(cells.EMPTY.get(how, 0.0), dtype=torch.float64)
         return empty.bool() if how in ("any", "all") else empty

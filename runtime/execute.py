@@ -54,7 +54,7 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
     columns = [s for s in plan.deferred if outcome == "commit" or s in plan.always]
     values = {s: frame.get(plan.deferred[s]) for s in columns}
     if outcome == "commit":
-        _note_took(plan, frame, values)
+        _note_took(frame, values)
     # a slot that gets the old version of another one comes first
     for slot in sorted(values, key=lambda s: not plan.deferred[s].startswith("slot:")):
         frame.withhold(slot not in plan.always)
@@ -85,7 +85,7 @@ def _holds(condition: Any, frame: Frame) -> bool:
     return False
 
 
-def _note_took(plan: Plan, frame: Frame, values: dict[str, Any]) -> None:
+def _note_took(frame: Frame, values: dict[str, Any]) -> None:
     """Which tensors the step wrote: their clocks go on."""
     for slot, value in values.items():
         spec = frame.spec(slot)
@@ -168,7 +168,7 @@ def _loop(phase: Loop, frame: Frame) -> None:
         new = [frame.get(o) for o in phase.outputs]
         if done is not None and (isinstance(done, list) or done.dim()):
             new = [
-                _freeze(done, f, old, n, frame)
+                _freeze(done, f, old, n)
                 for f, old, n in zip(phase.freeze, carried, new, strict=True)
             ]
         carried = new
@@ -182,7 +182,7 @@ def everywhere(c: Any) -> bool:
     return all(bool(x.all()) for x in c if x is not None) if isinstance(c, list) else bool(c.all())
 
 
-def _freeze(done: Any, how: Any, old: Any, new: Any, frame: Frame) -> Any:
+def _freeze(done: Any, how: Any, old: Any, new: Any) -> Any:
     """Cells whose condition is reached keep their value."""
     places, axes, fine = how
     if not isinstance(new, list):

@@ -79,9 +79,11 @@ def close(a: nn.Module, b: Any) -> None:
     torch.testing.assert_close([*a.parameters()], theirs, rtol=1e-9, atol=1e-11)
 
 
-def by_closure(text: str, steps: int = 2) -> nn.Module:
+def by_closure(text: str, steps: int = 2, curvature: str = "") -> nn.Module:
     net, (x, y) = model(), data()
     opt = optc.loads(text)(net.named_parameters())
+    if curvature:
+        opt.bind(model=net, curvature=curvature)
 
     def closure() -> torch.Tensor:
         opt.zero_grad()
@@ -148,18 +150,7 @@ def test_hessian_vector_products_in_one_graph_and_by_an_objective() -> None:
 def test_a_closure_cannot_give_curvature_and_the_error_says_what_can() -> None:
     with pytest.raises(RuntimeError, match=r"Hessian-vector products of `loss`.*bind\(model=model"):
         by_closure(CURVED)
-    net, (x, y) = model(), data()
-    opt = optc.loads(CURVED)(net.named_parameters())
-    opt.bind(model=net, curvature="finite")
-
-    def closure() -> torch.Tensor:
-        opt.zero_grad()
-        loss = cross_entropy(net(x), y)
-        loss.backward()
-        return loss
-
-    for _ in range(2):
-        opt.step(closure)
+    net = by_closure(CURVED, curvature="finite")
     theirs = list(by_objective(CURVED).parameters())
     torch.testing.assert_close([*net.parameters()], theirs, rtol=1e-6, atol=1e-8)
 
