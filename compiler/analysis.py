@@ -152,6 +152,9 @@ def reduces(node: Node, reach: str) -> bool:
     return wide and any(i.type.reach not in COARSE for i in node.inputs)
 
 
+ASKED_AGAIN = ("evaluate", "value", "hvp", "jvp", "vjp", "oracle")
+
+
 def bar_to_backward(graph: Graph) -> Diagnostic | None:
     """Why the update cannot run inside of the backward pass, with the line; None where it can."""
 
@@ -171,7 +174,7 @@ def bar_to_backward(graph: Graph) -> Diagnostic | None:
     for ending in graph.outcomes:
         return bar(f"a {ending.kind} decides over the whole step", ending.when.span)
     if loop_level(graph) != "gradients":
-        asked = [n for n in nodes if n.op in ("evaluate", "value", "hvp", "jvp", "vjp", "oracle")]
+        asked = [n for n in nodes if n.op in ASKED_AGAIN]
         span = asked[-1].span if asked else next(iter(graph.writes.values())).span
         return bar("the loss is evaluated again", span, "it needs one gradient at the held point")
     for slot, node in graph.writes.items():
@@ -183,6 +186,19 @@ def bar_to_backward(graph: Graph) -> Diagnostic | None:
         if node.op == "random" and node.type.reach != "element":
             return bar(f"this draws one number a {node.type.reach}", node.span)
     return None
+
+
+def bar_to_capture(graph: Graph) -> Diagnostic | None:
+    """Why a step cannot be a CUDA graph, with the line; None where it may."""
+    message = ""
+    for ending in graph.outcomes:
+        if ending.kind != "veto":
+            message, span = f"a {ending.kind} is the host's to decide", ending.when.span
+    if loop_level(graph) != "gradients":
+        asked = [n for n in everything(graph) if n.op in ASKED_AGAIN]
+        span = asked[-1].span if asked else next(iter(graph.writes.values())).span
+        message = "the loss is evaluated within the step"
+    return Diagnostic("E402", f"a graph cannot hold the step: {message}", span) if message else None
 
 
 # Evaluations ----------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         backend=schedule.backend,
         in_backward=schedule.in_backward,
         bucket_mb=schedule.bucket_mb or 0.0,
+        captured=schedule.captured,
         not_in_backward=str(bar) if bar is not None else "",
     )
 

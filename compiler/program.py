@@ -302,6 +302,7 @@ class Program:
     backend: str = "auto"
     in_backward: bool = False
     bucket_mb: float = 0.0
+    captured: bool = False
     not_in_backward: str = ""
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
     """Prints an element-wise phase for a signature of types, in a language: c or triton."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from . import syntax as s
-from .analysis import bar_to_backward
+from .analysis import bar_to_backward, bar_to_capture
 from .expression_text import text
 from .formats import Format
 from .ir import Graph, Node, Slot, postorder, substitute
@@ -31,6 +31,7 @@ FORMATS = {
 BACKENDS = ("auto", "eager", "c", "triton", "inductor")
 RUNS = {
     "in_backward": "write `run in_backward` or `run in_backward(bucket_mb = 25)`",
+    "captured": "write `run captured`",
     "backend": "write `run backend(c)`",
 }
 CHUNK = 16384
@@ -48,6 +49,7 @@ class Schedule:
     backend: str = "auto"
     in_backward: bool = False
     bucket_mb: float = 0.0
+    captured: bool = False
 
 
 DEFAULT = Schedule()
@@ -99,9 +101,11 @@ def read(tree: s.Schedule | None, graph: Graph) -> Schedule:
     made = _Reader(graph)
     for line in tree.body if tree else ():
         made.store(line) if isinstance(line, s.Store) else made.run(line)
+    if tree and made.in_backward and made.captured:
+        made.error("E402", "a graph cannot hold the hooks of `run in_backward`", tree.span)
     if made.wrong:
         raise CompileError(made.wrong)
-    return Schedule(made.stores, made.backend, made.in_backward, made.bucket_mb)
+    return Schedule(made.stores, made.backend, made.in_backward, made.bucket_mb, made.captured)
 
 
 class _Reader:
@@ -111,6 +115,7 @@ class _Reader:
         self.wrong: list[Diagnostic] = []
         self.stores: dict[str, Format] = {}
         self.backend, self.in_backward, self.bucket_mb = "auto", False, 0.0
+        self.captured = False
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> None:
         self.wrong.append(Diagnostic(code, message, span, help))
@@ -177,6 +182,12 @@ class _Reader:
             bar = bar_to_backward(self.graph)
             if bar is not None:
                 help = f"line {line.span.row} asks for `in_backward`; {bar.help}".rstrip("; ")
+                self.error("E402", bar.message, bar.span, help)
+        elif name == "captured" and not words and not numbers:
+            self.captured = True
+            bar = bar_to_capture(self.graph)
+            if bar is not None:
+                help = f"line {line.span.row} asks for `captured`"
                 self.error("E402", bar.message, bar.span, help)
         elif name == "backend" and len(words) == 1:
             if words[0] not in BACKENDS:
@@ -330,6 +341,8 @@ def said(graph: Graph, schedule: Schedule) -> list[tuple[str, str]]:
     if not schedule.in_backward:
         when = "after the backward pass, all tensors in one launch (default)"
     rows, kept = [("runs on", backend), ("updates", when)], formats(graph, schedule)
+    if schedule.captured:
+        rows.append(("launched", "by a CUDA graph, recorded when gradients stay (the schedule)"))
     for path, slot in graph.slots.items():
         if path in kept:
             rows.append((f"stores {path}", f"{in_words(kept[path])} (the schedule)"))

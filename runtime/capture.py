@@ -9,12 +9,15 @@
         optimizer.advance()
         graph.replay()
 
-No GPU was at hand: the tests record the launches in Triton's interpreter and replay them.
+`run captured` in a schedule does this by itself: `Captured`. No GPU was at hand: the tests
+record the launches in Triton's interpreter and replay them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,9 +58,113 @@ def _all(phases: list[Any]) -> Iterator[Any]:
             yield from _all(phase.body)
 
 
-def write(kernels: Any, rows: Any, call: int) -> None:
-    """The scalars of a step to where the recorded kernels read them."""
-    for prepared in kernels.phases.values():
-        for part in prepared.parts:
-            part.scalars(rows)
-            part.launch.write(call)
+def record(run: Callable[[], Any]) -> Any:
+    """A CUDA graph of what `run` launches."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+@dataclass
+class Recorded:
+    """A step in a graph: its plan, the tensors that take part, and whether the device settles it.
+
+    `places` are the addresses of the gradients; the graph itself is there in `run captured`.
+    """
+
+    plan: Plan
+    took: list[bool] | None
+    settled: bool
+    places: tuple[int, ...] = ()
+    graph: Any = None
+
+
+class Captures:
+    """The recorded steps of one optimizer over one layout.
+
+    In `run captured` there is a graph for each variant of the step. A variant runs plainly at
+    first, which builds its kernels, and is recorded when the gradients have kept their places;
+    where one has moved it runs plainly, and is recorded again.
+    """
+
+    def __init__(self) -> None:
+        self.last: Recorded | None = None
+        self.variants: dict[int, Recorded] = {}
+        self.places: dict[int, tuple[int, ...]] = {}
+        self.refused = False
+
+    def note(self, plan: Plan, took: list[bool] | None, settled: bool) -> None:
+        """A step was recorded, not run."""
+        self.last = Recorded(plan, took, settled)
+
+    def advance(self, optimizer: Any) -> None:
+        """Count the step that the user is about to replay."""
+        optimizer.settle()
+        optimizer._arrange()
+        if self.last is None or self is not optimizer.captures:
+            raise RuntimeError("no step was captured: record one in torch.cuda.graph first")
+        host, call = optimizer.coming()
+        if optimizer._plan(host.conditions()) is not self.last.plan:
+            raise RuntimeError("the step that comes takes another way than the captured one")
+        self._advance(optimizer, self.last, host, call)
+        optimizer.left_open(self.last.took, self.last.settled, replayed=True)
+
+    def _advance(self, optimizer: Any, step: Recorded, host: Any, call: int) -> None:
+        """Write the scalars of a step to where its kernels read them, and count it."""
+        rows = host.rows(step.plan.host)
+        for phase in _all(step.plan.phases):
+            prepared = optimizer._kernels.phases.get(id(phase))
+            for part in prepared.parts if prepared is not None else ():
+                part.scalars(rows)
+                part.launch.write(call)
+        optimizer._slots.advance(step.took)
+        optimizer._count(True)
+        torch.autograd.graph.increment_version(optimizer._layout.params)
+
+    def step(self, optimizer: Any) -> bool:
+        """Replay the step that comes; False where it has to run plainly."""
+        layout, slots = optimizer._arrange(), optimizer._slots
+        if self.refused or self is not optimizer.captures or slots is None or slots.pending:
+            return False
+        if not layout.params or not on_device(layout.params[0].device) or not steady(optimizer):
+            return False
+        host, call = optimizer.coming()
+        plan = optimizer._plan(host.conditions())
+        places = tuple(0 if p.grad is None else p.grad.data_ptr() for p in layout.params)
+        if self.places.get(id(plan)) != places:
+            self.places[id(plan)] = places
+            return False
+        known = self.variants.get(id(plan))
+        if known is None or known.places != places:
+            if self._refuse(optimizer, plan):
+                return False
+            graph = record(optimizer.record)
+            assert self.last is not None
+            known = self.variants[id(plan)] = replace(self.last, places=places, graph=graph)
+        self._advance(optimizer, known, host, call)
+        known.graph.replay()
+        optimizer.left_open(known.took, known.settled)
+        return True
+
+    def _refuse(self, optimizer: Any, plan: Plan) -> bool:
+        """Say once why steps are not captured."""
+        withheld = optimizer._withholding(plan, optimizer._layout, optimizer._slots)
+        why = obstacle(plan, withheld)
+        self.refused = bool(why)
+        if why:
+            warnings.warn(f"{optimizer.program.name} is not captured: {why}", stacklevel=4)
+        return self.refused
+
+
+def on_device(device: torch.device) -> bool:
+    """Whether graphs can be recorded there."""
+    return device.type == "cuda"
+
+
+def steady(optimizer: Any) -> bool:
+    """Whether what a step reads besides gradients keeps its place, and no loss is evaluated."""
+    own = optimizer.__dict__
+    scaled = own.get("grad_scale") is not None or own.get("found_inf") is not None
+    given = any(isinstance(x, torch.Tensor) and x.dim() for x in optimizer._inputs.values())
+    return not scaled and not given and optimizer._bound is None

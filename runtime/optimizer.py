@@ -14,7 +14,7 @@ from ..compiler.bounds import INPUTS, complaint
 from ..compiler.program import UNSCALE, Plan, Program
 from ..compiler.source import nearest
 from . import execute
-from .capture import capturing, obstacle, write
+from .capture import Captures, capturing, obstacle
 from .checkpoint import keep_types, restore_types, settled
 from .closure import Closure
 from .frame import Frame, took_part
@@ -86,9 +86,9 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: Slots | None = None
         self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
         self._kernels: Any = None
-        self._recorded: Plan | None = None
+        self.captures = Captures()
         self._withheld: Any = None
-        self._open: tuple[list[bool] | None] | None = None
+        self._open: tuple[list[bool] | None, bool] | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
         if self._backward is not None:
             self._backward.forget()
@@ -102,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         self.settle()
         state = super().__getstate__()
         hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
-        hidden |= {"_recorded", "_backward", "_withheld", "_open"}
+        hidden |= {"captures", "_backward", "_withheld", "_open"}
         hidden.add("step")  # a scheduler puts one there that steps this optimizer
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
@@ -194,6 +194,9 @@ class Optimizer(torch.optim.Optimizer):
             if not waited_for(found.device) and float(found) > 0:
                 self._count(False)
                 return None
+        plain = closure is None and objective is None
+        if self.program.captured and plain and self.captures.step(self):
+            return None
         layout = self._arrange()
         if self.program.workers and self.workers is None:
             raise RuntimeError(alone(self.program, type(self).__name__))
@@ -232,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
             self._slots = None
-            self._kernels = self._recorded = None
+            self._kernels, self.captures = None, Captures()
         return self._layout
 
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
@@ -257,12 +260,18 @@ class Optimizer(torch.optim.Optimizer):
         It is asked before each step and whenever state is saved; until then `steps` in the groups
         may be one too high, on a device that is waited for.
         """
-        took, self._open = self._open, None
-        if took is not None and self._withheld.read(self._recorded is not None):
+        left, self._open = self._open, None
+        if left is not None and self._withheld.read(left[1]):
             first = self.param_groups[0]
             self._counted(int(first["calls"]), int(first["steps"]) - 1)
             if self._slots is not None:
-                self._slots.retreat(took[0])
+                self._slots.retreat(left[0])
+
+    def left_open(self, took: list[bool] | None, asked: bool, replayed: bool = False) -> None:
+        """A step was counted that the device may take back, if it was asked."""
+        self._open = (took, replayed) if asked else None
+        if asked and not replayed:
+            self._withheld.mark()
 
     def run_once(
         self, layout: Layout, slots: Slots, kernels: Any, loop: Loop, batch: Any = None
@@ -311,35 +320,37 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
         outcome = execute.step(plan, frame, self._snapshots)
         self.metrics = execute.metrics(plan, frame)
-        if withheld is not None and withheld.asked:
+        asked = withheld is not None and withheld.asked
+        if withheld is not None and asked:
             withheld.send()
         if recording:
-            self._recorded = plan
+            self.captures.note(plan, took_part(frame), asked)
             return "recorded"
         if outcome == "commit":
             took = took_part(frame)
             slots.advance(took)
-            self._open = (took,) if withheld is not None and withheld.asked else None
+            self.left_open(took, asked)
         else:
             slots.forget(plan.always)
         if frame.written:
             torch.autograd.graph.increment_version(layout.params)
         return outcome
 
+    def coming(self) -> tuple[Any, int]:
+        """The scalars of the step that comes, and the number of its call."""
+        layout, slots, first = self._layout, self._slots, self.param_groups[0]
+        assert layout is not None and slots is not None
+        call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
+        return layout.host(self.param_groups, slots.steps(), call, steps, self._inputs), call
+
+    def record(self) -> None:
+        """A step for a CUDA graph."""
+        layout = self._arrange()
+        self._run(layout, Gradients(layout.targets()), None)
+
     def advance(self) -> None:
         """Count a step and write its scalars, before a CUDA graph replays it: see `capture.py`."""
-        self.settle()
-        layout, slots, first = self._arrange(), self._slots, self.param_groups[0]
-        if self._recorded is None or slots is None or self._kernels is None:
-            raise RuntimeError("no step was captured: record one in torch.cuda.graph first")
-        call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
-        host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
-        if self._plan(host.conditions()) is not self._recorded:
-            raise RuntimeError("the step that comes takes another way than the captured one")
-        write(self._kernels, host.rows(self._recorded.host), call)
-        slots.advance(None)
-        self._count(True)
-        self._open = (None,) if self._withheld is not None and self._withheld.asked else None
+        self.captures.advance(self)
 
     def _withholding(self, plan: Plan, layout: Layout, slots: Slots) -> Withheld | None:
         """The flag by which the device takes this step back alone, or None where the host decides.

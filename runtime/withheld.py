@@ -35,14 +35,17 @@ class Withheld:
     def send(self) -> None:
         """Let the flag follow to the host."""
         self.here.copy_(self.flag, non_blocking=True)
-        if self.event is not None and not torch.cuda.is_current_stream_capturing():
+
+    def mark(self) -> None:
+        """From here on the flag of the step is on its way."""
+        if self.event is not None:
             self.event.record()
 
-    def read(self, replayed: bool = False) -> bool:
-        """Whether the step was taken back; waits for the flag, and for a replayed graph."""
+    def read(self, replayed: bool) -> bool:
+        """Whether the step was taken back; waits for the flag, or for a graph replayed by now."""
+        if replayed:
+            self.mark()
         if self.event is not None:
-            if replayed:
-                self.event.record()
             self.event.synchronize()
         return bool(self.here)
 
