@@ -36,6 +36,7 @@ class Cost:
     points: int = 0
     mixed: tuple[str, ...] = ()
     bar: Diagnostic | None = None
+    bar_to_capture: Diagnostic | None = None
 
 
 def everything(graph: Graph) -> Iterator[Node]:
@@ -119,6 +120,7 @@ def cost(graph: Graph, widths: Mapping[str, float] | None = None) -> Cost:
         locality=locality(nodes),
         mixed=tuple(n.type.reach for n in nodes if n.kind == "comm"),
         bar=bar_to_backward(graph),
+        bar_to_capture=bar_to_capture(graph),
         asks=(*_named(graph), *graph.oracles, *graph.externs, *graph.inputs),
         guard=price(graph),
         points=sum(not _held(graph, n) for n in nodes if n.op == "evaluate"),

@@ -174,7 +174,8 @@ def legal(found: Cost) -> Rows:
     """Which schedules the analysis allows."""
     alone = found.locality == "element"
     return [
-        ("inside the backward pass", "yes" if found.bar is None else "no: " + _why_not(found.bar)),
+        ("inside the backward pass", _allowed(found.bar)),
+        ("captured in a CUDA graph", _allowed(found.bar_to_capture)),
         (
             "sharded without communication",
             "yes" if alone else f"no: a cell depends on others of {_WIDE[found.locality]}",
@@ -182,7 +183,9 @@ def legal(found: Cost) -> Rows:
     ]
 
 
-def _why_not(bar: Diagnostic) -> str:
-    """The reason, and where it stands."""
+def _allowed(bar: Diagnostic | None) -> str:
+    """Yes, or the reason why not and where it stands."""
+    if bar is None:
+        return "yes"
     reason = bar.message.partition(": ")[2]
-    return f"{reason} ({bar.span.source.path}:{bar.span.row})"
+    return f"no: {reason} ({bar.span.source.path}:{bar.span.row})"

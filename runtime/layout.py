@@ -15,6 +15,9 @@ from ..compiler.program import Host, Program
 from .sharding import Shards
 from .state import to_local
 
+PARTITIONS = 8
+"""Of a rule that takes another way every few steps, each way's own are kept."""
+
 
 class Layout:
     """The tensors of an optimizer's groups in order, and where each belongs.
@@ -83,9 +86,11 @@ class Layout:
         return same and [p.requires_grad for p in params] == self.live
 
     def index(self, key: Any, make: Any) -> list[int]:
-        """A list that stays the same object while the partition stays the same."""
+        """A list that stays the same object while the partition is one of the last few."""
         if key not in self._index:
-            self._index = {key: make()}
+            if len(self._index) == PARTITIONS:
+                del self._index[next(iter(self._index))]
+            self._index[key] = make()
         return self._index[key]
 
     def targets(self) -> dict[str, list[Any]]:

@@ -144,8 +144,9 @@ LOCALITY = {
 def test_how_far_cells_depend_on_each_other(body: str) -> None:
     sheet_of = found(body)
     assert sheet_of.locality == LOCALITY[body]
-    inside, sharded = (why for _, why in legal(sheet_of))
+    inside, captured, sharded = (why for _, why in legal(sheet_of))
     assert (inside == "yes") == (LOCALITY[body] in ("element", "tensor"))
+    assert captured == "yes"
     assert (sharded == "yes") == (LOCALITY[body] == "element")
 
 

@@ -31,6 +31,9 @@ WRONG = {
     "store exp_avg as int8(power = 3)": ("E208", ""),
     "store w as int8": ("E403", ""),
     "run backwards": ("E201", ""),
+    "run in_backward(bucket = 3)": ("E201", "write `run in_backward` or"),
+    "run in_backward(bucket_mb = 0 - 1)": ("E208", ""),
+    "run captured(3)": ("E201", "write `run captured`"),
     "run backend(gpu)": ("E201", "known here: auto, c, eager, inductor, triton"),
 }
 
@@ -101,6 +104,24 @@ def test_the_backward_pass_is_barred_by_a_line(body: str) -> None:
     assert found.code == "E402" and BARS[body] in found.message
     assert found.span.row > 0 and "in_backward" in found.help
     assert BARS[body] in sheet(driver.graph(Source("r.opt", rule), library()))
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("perturb sam()\nstep lr", "the loss is evaluated within the step"),
+        ("step lr\nsnapshot when call > 3\nrestore 1 when call > 9", "is the host's to decide"),
+    ],
+)
+def test_a_graph_is_barred_by_a_line(body: str, why: str) -> None:
+    rule = "rule r(lr = 0.1):\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    with pytest.raises(CompileError) as error:
+        scheduled("run captured", rule=rule)
+    (found,) = error.value.diagnostics
+    assert found.code == "E402" and why in found.message and found.span.row > 0
+    assert scheduled("run captured").captured  # type: ignore[attr-defined]
+    with pytest.raises(CompileError, match="a graph cannot hold the hooks"):
+        scheduled("run captured", "run in_backward")
 
 
 def test_what_stays_within_a_tensor_is_legal() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import optc
+from optc.runtime import native
 from optc.runtime.optimizer import Optimizer, optimizer_class
 
 from .compare import compiled, objective, start
@@ -364,6 +365,31 @@ def test_nothing_is_built_again() -> None:
     opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(4))]})
     train(params, opt, 2)
     assert native_builds() == builds
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
+def test_tables_stay_where_a_rule_takes_another_way_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from optc.runtime import kernels
+
+    made_tables = []
+    table = kernels.Table
+    monkeypatch.setattr(kernels, "Table", lambda *a, **k: made_tables.append(1) or table(*a, **k))
+    rule = """rule r(lr = 0.1):
+    state m = zeros(w)
+    m <- 0.9 * m + grad(w)
+    if call % 2 == 0:
+        w <- w - lr * m / t
+"""
+    p = torch.nn.Parameter(torch.ones(8))
+    opt = optc.loads(rule)([p], backend="c")
+    counts = []
+    for _ in range(6):
+        p.grad = torch.ones_like(p)
+        opt.step()
+        counts.append(len(made_tables))
+    assert counts[1] == counts[-1]
 
 
 @pytest.mark.parametrize(("lr", "evaluations"), [(0.05, 2), (50.0, 3)])
