@@ -1,4 +1,4 @@
-"""Runs a rule in the interpreter and as an optimizer on the same problem, and compares."""
+"""Runs a rule in the interpreter and as an optimizer on one problem, and compares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.primitive import NoLibrary
 from optc.compiler.source import Source
-from optc.runtime.optimizer import optimizer_class
+from optc.runtime.optimizer import Optimizer, optimizer_class
 from optc.runtime.random import draw
+
+from .rules import ADAMW
 
 SHAPES = {"body.weight": (5, 3), "head.weight": (2, 5), "bias": (5,), "scale": ()}
 
@@ -68,6 +70,34 @@ def interpreted(text: str, steps: int, registry: Any = None, options: Any = None
     return run
 
 
+def made(
+    text: str = ADAMW, dtype: torch.dtype = torch.float32, **options: Any
+) -> tuple[list[Any], Optimizer]:
+    """An optimizer of a rule, over parameters that start as everything here does."""
+    params = [torch.nn.Parameter(v) for _, v in start(dtype)]
+    return params, optimizer_class(compiled(text))(params, **options)
+
+
+def train(params: list[Any], opt: Any, steps: int) -> None:
+    """Steps as a loop without a closure takes them."""
+    for _ in range(steps):
+        opt.zero_grad()
+        objective(params).backward()
+        opt.step()
+
+
+def closure_of(params: list[Any], opt: Any) -> Any:
+    """The closure that every user writes."""
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = objective(params)
+        loss.backward()
+        return loss
+
+    return closure
+
+
 def optimized(
     text: str,
     steps: int,
@@ -76,17 +106,11 @@ def optimized(
     registry: Any = None,
     **options: Any,
 ) -> tuple[list[torch.nn.Parameter], Any]:
-    """The same with an optimizer and the closure that every user writes."""
+    """The same with an optimizer that is given a closure."""
     params = [(n, torch.nn.Parameter(v)) for n, v in start(dtype)]
     opt = optimizer_class(compiled(text, registry))(params, backend=backend, **options)
     values = [p for _, p in params]
-
-    def closure() -> torch.Tensor:
-        opt.zero_grad()
-        loss = objective(values)
-        loss.backward()
-        return loss
-
+    closure = closure_of(values, opt)
     for _ in range(steps):
         opt.step(closure)
     return values, opt

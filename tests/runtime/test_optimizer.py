@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import io
-import pickle
 from typing import Any
 
 import pytest
@@ -13,34 +10,10 @@ import torch
 
 import optc
 from optc.runtime import native
-from optc.runtime.optimizer import Optimizer, optimizer_class
+from optc.runtime.optimizer import optimizer_class
 
-from .compare import compiled, objective, start
+from .compare import closure_of, compiled, made, objective, start, train
 from .rules import ADAMW, AVERAGED, CLIPPED, MOMENTUM, RETRY, SAM, VETO
-
-
-def made(
-    text: str = ADAMW, dtype: torch.dtype = torch.float32, **options: Any
-) -> tuple[list[Any], Optimizer]:
-    params = [torch.nn.Parameter(v) for _, v in start(dtype)]
-    return params, optimizer_class(compiled(text))(params, **options)
-
-
-def train(params: list[Any], opt: Any, steps: int) -> None:
-    for _ in range(steps):
-        opt.zero_grad()
-        objective(params).backward()
-        opt.step()
-
-
-def closure_of(params: list[Any], opt: Any) -> Any:
-    def closure() -> torch.Tensor:
-        opt.zero_grad()
-        loss = objective(params)
-        loss.backward()
-        return loss
-
-    return closure
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -178,68 +151,6 @@ def test_add_param_group() -> None:
     with pytest.raises(ValueError, match="Invalid lr"):
         opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": -1.0})
     assert len(opt.param_groups) == 2
-
-
-@pytest.mark.parametrize("text", [ADAMW, VETO, AVERAGED])
-def test_save_and_resume_to_the_bit(text: str) -> None:
-    params, opt = made(text)
-    train(params, opt, 3)
-    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    resumed = optimizer_class(compiled(text))(others)
-    file = io.BytesIO()
-    torch.save(opt.state_dict(), file)
-    file.seek(0)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    train(params, opt, 3)
-    train(others, resumed, 3)
-    for p, q in zip(params, others, strict=True):
-        assert torch.equal(p, q)
-    leaves = [v for s in opt.state_dict()["state"].values() for v in s.values()]
-    assert all(isinstance(v, torch.Tensor | int | float) for v in leaves)
-
-
-def test_distributed_checkpoints_flatten_it() -> None:
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_optimizer_state_dict,
-        set_optimizer_state_dict,
-    )
-
-    model = torch.nn.Linear(3, 2)
-    cls = optimizer_class(compiled(ADAMW))
-    opt = cls(model.parameters())
-    options = StateDictOptions(flatten_optimizer_state_dict=True)
-    before = [p.detach().clone() for p in model.parameters()]
-    state = get_optimizer_state_dict(model, opt, options=options)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    fresh = cls(model.parameters())
-    set_optimizer_state_dict(model, fresh, state, options=options)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_state_is_float32_and_stays(dtype: torch.dtype) -> None:
-    params, opt = made(dtype=dtype)
-    train(params, opt, 2)
-    assert opt.state[params[0]]["adam.exp_avg"].dtype == torch.float32
-    again = optimizer_class(compiled(ADAMW))(
-        [torch.nn.Parameter(p.detach().clone()) for p in params]
-    )
-    again.load_state_dict(opt.state_dict())
-    kept = again.state[again.param_groups[0]["params"][0]]["adam.exp_avg"]
-    assert kept.dtype == torch.float32
-    assert torch.equal(kept, opt.state[params[0]]["adam.exp_avg"])
-
-
-def test_deepcopy_and_pickle() -> None:
-    params, opt = made()
-    train(params, opt, 2)
-    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
-        own = [p for g in twin.param_groups for p in g["params"]]
-        train(own, twin, 2)
-        assert all(p.grad is not None for p in own)
-    train(params, opt, 2)
-    for p, q in zip(params, own, strict=True):
-        assert torch.equal(p, q)
 
 
 def test_maximize() -> None:
@@ -454,55 +365,6 @@ def test_names_that_the_rule_does_not_know_are_refused() -> None:
     with pytest.raises(TypeError, match=r"supply\(\) of adamw has no 'epoc'.*`epoch`"):
         opt.supply(epoc=1)
     opt.supply(steps_per_epoch=1)
-
-
-MOMENTS = """
-precondition adam(g):
-    state exp_avg = zeros(g), exp_avg_sq = zeros(g)
-    exp_avg <- 0.9 * exp_avg + 0.1 * g
-    exp_avg_sq <- 0.999 * exp_avg_sq + 0.001 * g^2
-    return exp_avg / (1 - 0.9^t) / (sqrt(exp_avg_sq / (1 - 0.999^t)) + 1e-8)
-
-rule a(lr = 0.1):
-    precondition adam()
-    step lr
-"""
-
-
-def test_training_goes_on_from_a_checkpoint_of_torch() -> None:
-    params, opt = made(MOMENTS, torch.float64)
-    theirs = torch.optim.Adam(params, lr=0.01)
-    train(params, theirs, 3)
-    opt.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    again = torch.optim.Adam(twins)
-    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    train(params, opt, 3)
-    train(twins, again, 3)
-    assert opt.param_groups[0]["lr"] == 0.01 and opt.param_groups[0]["steps"] == 6
-    for p, q in zip(params, twins, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
-
-
-def test_a_checkpoint_of_another_rule_is_refused() -> None:
-    params, opt = made(MOMENTS)
-    _, other = made(MOMENTUM)
-    for stranger in (other, torch.optim.SGD(params, momentum=0.9), torch.optim.Adagrad(params)):
-        train([p for g in stranger.param_groups for p in g["params"]], stranger, 1)
-        with pytest.raises(ValueError, match="of another optimizer, which keeps .*a keeps `adam"):
-            opt.load_state_dict(stranger.state_dict())
-
-
-def test_the_copy_of_a_scheduled_optimizer_steps_itself() -> None:
-    params, opt = made()
-    torch.optim.lr_scheduler.ConstantLR(opt)
-    train(params, opt, 1)
-    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
-        theirs = twin.param_groups[0]["params"]
-        before = [p.detach().clone() for p in (*params, *theirs)]
-        train(theirs, twin, 1)
-        moved = [not torch.equal(p, q) for p, q in zip((*params, *theirs), before, strict=True)]
-        assert not any(moved[: len(params)]) and any(moved[len(params) :])
 
 
 def test_the_signature_names_the_options() -> None:

@@ -1,0 +1,126 @@
+"""State goes to files, copies and other processes, and comes back to the bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from optc.runtime.optimizer import optimizer_class
+
+from .compare import compiled, made, train
+from .rules import ADAMW, AVERAGED, MOMENTUM, VETO
+
+
+@pytest.mark.parametrize("text", [ADAMW, VETO, AVERAGED])
+def test_save_and_resume_to_the_bit(text: str) -> None:
+    params, opt = made(text)
+    train(params, opt, 3)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = optimizer_class(compiled(text))(others)
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    train(params, opt, 3)
+    train(others, resumed, 3)
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+    leaves = [v for s in opt.state_dict()["state"].values() for v in s.values()]
+    assert all(isinstance(v, torch.Tensor | int | float) for v in leaves)
+
+
+def test_distributed_checkpoints_flatten_it() -> None:
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    model = torch.nn.Linear(3, 2)
+    cls = optimizer_class(compiled(ADAMW))
+    opt = cls(model.parameters())
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    state = get_optimizer_state_dict(model, opt, options=options)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    fresh = cls(model.parameters())
+    set_optimizer_state_dict(model, fresh, state, options=options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_state_is_float32_and_stays(dtype: torch.dtype) -> None:
+    params, opt = made(dtype=dtype)
+    train(params, opt, 2)
+    assert opt.state[params[0]]["adam.exp_avg"].dtype == torch.float32
+    again = optimizer_class(compiled(ADAMW))(
+        [torch.nn.Parameter(p.detach().clone()) for p in params]
+    )
+    again.load_state_dict(opt.state_dict())
+    kept = again.state[again.param_groups[0]["params"][0]]["adam.exp_avg"]
+    assert kept.dtype == torch.float32
+    assert torch.equal(kept, opt.state[params[0]]["adam.exp_avg"])
+
+
+def test_deepcopy_and_pickle() -> None:
+    params, opt = made()
+    train(params, opt, 2)
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        own = [p for g in twin.param_groups for p in g["params"]]
+        train(own, twin, 2)
+        assert all(p.grad is not None for p in own)
+    train(params, opt, 2)
+    for p, q in zip(params, own, strict=True):
+        assert torch.equal(p, q)
+
+
+MOMENTS = """
+precondition adam(g):
+    state exp_avg = zeros(g), exp_avg_sq = zeros(g)
+    exp_avg <- 0.9 * exp_avg + 0.1 * g
+    exp_avg_sq <- 0.999 * exp_avg_sq + 0.001 * g^2
+    return exp_avg / (1 - 0.9^t) / (sqrt(exp_avg_sq / (1 - 0.999^t)) + 1e-8)
+
+rule a(lr = 0.1):
+    precondition adam()
+    step lr
+"""
+
+
+def test_training_goes_on_from_a_checkpoint_of_torch() -> None:
+    params, opt = made(MOMENTS, torch.float64)
+    theirs = torch.optim.Adam(params, lr=0.01)
+    train(params, theirs, 3)
+    opt.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    again = torch.optim.Adam(twins)
+    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(params, opt, 3)
+    train(twins, again, 3)
+    assert opt.param_groups[0]["lr"] == 0.01 and opt.param_groups[0]["steps"] == 6
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def test_a_checkpoint_of_another_rule_is_refused() -> None:
+    params, opt = made(MOMENTS)
+    _, other = made(MOMENTUM)
+    for stranger in (other, torch.optim.SGD(params, momentum=0.9), torch.optim.Adagrad(params)):
+        train([p for g in stranger.param_groups for p in g["params"]], stranger, 1)
+        with pytest.raises(ValueError, match="of another optimizer, which keeps .*a keeps `adam"):
+            opt.load_state_dict(stranger.state_dict())
+
+
+def test_the_copy_of_a_scheduled_optimizer_steps_itself() -> None:
+    params, opt = made()
+    torch.optim.lr_scheduler.ConstantLR(opt)
+    train(params, opt, 1)
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        theirs = twin.param_groups[0]["params"]
+        before = [p.detach().clone() for p in (*params, *theirs)]
+        train(theirs, twin, 1)
+        moved = [not torch.equal(p, q) for p, q in zip((*params, *theirs), before, strict=True)]
+        assert not any(moved[: len(params)]) and any(moved[len(params) :])
