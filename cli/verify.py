@@ -81,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     if program.workers:
         raise UsageError(f"{program.name} is over workers, and verify's problem has but one")
     options = {**program.options, **settings(args.set)}
+    if unknown := [n for n in options if n not in program.options]:
+        takes = ", ".join(program.options)
+        raise UsageError(f"{program.name} has no option {unknown[0]!r}; it takes {takes}")
     missing = [n for n, v in options.items() if v is None]
     if missing:
         raise UsageError(f"{program.name} needs the option `{missing[0]}`: --set {missing[0]}=...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..compiler.program import Program
@@ -28,6 +29,7 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
     So AdamW goes on from a checkpoint of torch.optim.AdamW. Where slots are missing and others are
     there that cannot stand for them, the checkpoint is of another rule.
     """
+    _same_form(program, state)
     found = {key for entries in state.values() for key in entries}
     own = {s for s, spec in program.slots.items() if spec.kind == "state"}
     missing, foreign = own - found, found - own - {"step"}
@@ -46,6 +48,21 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
         i: {names[key][0] if key in names else key: value for key, value in entries.items()}
         for i, entries in state.items()
     }
+
+
+def _same_form(program: Program, state: dict[Any, Any]) -> None:
+    """Codes mean nothing without the sizes of their blocks, nor numbers as codes."""
+    for entries in state.values():
+        for key, value in entries.items():
+            if key not in program.slots or not isinstance(value, Tensor):
+                continue
+            block = bool(program.slots[key].format.block)
+            if block != (value.dtype == torch.int8):
+                saved, kept = ("numbers", "int8 codes") if block else ("int8 codes", "numbers")
+                raise ValueError(
+                    f"Invalid state: `{key}` was saved as {saved}, and {program.name} keeps {kept}: "
+                    "load the rule with the schedule that it was saved with"
+                )
 
 
 def _listed(names: set[str]) -> str:

@@ -262,3 +262,12 @@ def test_rounding_is_the_same_in_c_and_on_the_host(name: str) -> None:
     assert torch.equal(y, getattr(cells, f"dither_{name}")(x, chance))
     nearest = getattr(cells, name)(x)
     assert nearest.tolist() == [getattr(scalars, name)(v) for v in x.tolist()]
+
+
+def test_codes_are_not_read_as_numbers_nor_numbers_as_codes() -> None:
+    plain, coded = (c(parameters()) for c in (made(), made("store exp_avg as int8")))
+    for optimizer in (plain, coded):
+        trained(optimizer, [p for g in optimizer.param_groups for p in g["params"]], 0, 1)
+    for one, other in ((plain, coded), (coded, plain)):
+        with pytest.raises(ValueError, match=r"`adam.exp_avg` was saved as .* load the rule with"):
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
