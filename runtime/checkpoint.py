@@ -60,8 +60,8 @@ def _same_form(program: Program, state: dict[Any, Any]) -> None:
             if block != (value.dtype == torch.int8):
                 saved, kept = ("numbers", "int8 codes") if block else ("int8 codes", "numbers")
                 raise ValueError(
-                    f"Invalid state: `{key}` was saved as {saved}, and {program.name} keeps {kept}: "
-                    "load the rule with the schedule that it was saved with"
+                    f"Invalid state: `{key}` was saved as {saved}, and {program.name} keeps "
+                    f"{kept}: load the rule with the schedule that it was saved with"
                 )
 
 
