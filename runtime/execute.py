@@ -20,10 +20,11 @@ def run(plan: Plan, frame: Frame) -> None:
         _RUN[type(phase)](phase, frame)
 
 
-def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
+def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) -> str:
     """Run a step and settle it: `commit`, `veto` or `restore`.
 
     Where the device withholds the writes of a veto, it is `commit` until the host learns of it.
+    What `clocks()` gives is kept with a snapshot; where one is restored, `frame.clocks` are its.
     """
     outcome = ""
     last = plan.last_asked
@@ -33,7 +34,7 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
         writes = phase.in_place if isinstance(phase, Compute | Rest) else set()
         if writes - plan.always:
             if plan.outcomes and not outcome:
-                outcome = settle(plan, frame)
+                outcome = _settled(plan, frame, snapshots, clocks)
             if outcome not in ("", "commit"):
                 continue
             frame.withhold(True)
@@ -43,14 +44,12 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any]) -> str:
             frame.values.pop(name, None)
     if not outcome and last + 1 == len(plan.phases) and overflowed(frame):
         outcome = "veto"
-    outcome = outcome or settle(plan, frame)
-    for kind, when, _ in plan.outcomes:
-        if kind == "snapshot" and truth(frame.get(when)):
-            snapshots.append({s: _copy(v) for s, v in frame.slots.items() if "@" not in s})
+    outcome = outcome or _settled(plan, frame, snapshots, clocks)
     if outcome.startswith("restore") and snapshots:
-        saved = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
+        saved, frame.clocks = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
         for slot, value in saved.items():
-            _restore(frame, slot, _copy(value))
+            if slot not in plan.always or slot in plan.deferred:  # what is always written stays
+                _restore(frame, slot, _copy(value))
     columns = [s for s in plan.deferred if outcome == "commit" or s in plan.always]
     values = {s: frame.get(plan.deferred[s]) for s in columns}
     if outcome == "commit":
@@ -95,6 +94,15 @@ def _note_took(frame: Frame, values: dict[str, Any]) -> None:
                 slot.partition("@")[2] or spec.domain,
                 [k for k, v in enumerate(value) if v is None],
             )
+
+
+def _settled(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any) -> str:
+    """What becomes of the step; a snapshot holds the slots as they are before its writes."""
+    for kind, when, _ in plan.outcomes:
+        if kind == "snapshot" and truth(frame.get(when)):
+            held = {s: _copy(v) for s, v in frame.slots.items() if "@" not in s}
+            snapshots.append((held, clocks()))
+    return settle(plan, frame)
 
 
 def settle(plan: Plan, frame: Frame) -> str:

@@ -51,6 +51,7 @@ class Frame:
     touched: dict[str, list[int]] = field(default_factory=dict)
     missed: dict[str, list[int]] = field(default_factory=dict)
     written: bool = False
+    clocks: Any = None
     before: dict[str, int] = field(default_factory=dict)
     withheld: Any = None
     held: Tensor | None = None

@@ -318,7 +318,12 @@ class Optimizer(torch.optim.Optimizer):
         within = self.in_backward and "it runs within backward"
         if recording and (why := obstacle(plan, withheld) or within):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
-        outcome = execute.step(plan, frame, self._snapshots)
+        outcome = execute.step(
+            plan,
+            frame,
+            self._snapshots,
+            lambda: (slots.clock.clone(), slots.uniform, int(first["steps"])),
+        )
         self.metrics = execute.metrics(plan, frame)
         asked = withheld is not None and withheld.asked
         if withheld is not None and asked:
@@ -332,6 +337,10 @@ class Optimizer(torch.optim.Optimizer):
             self.left_open(took, asked)
         else:
             slots.forget(plan.always)
+        if frame.clocks is not None:
+            clock, slots.uniform, steps = frame.clocks
+            slots.clock.copy_(clock)
+            self._counted(int(first["calls"]), steps)
         if frame.written:
             torch.autograd.graph.increment_version(layout.params)
         return outcome

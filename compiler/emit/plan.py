@@ -26,7 +26,12 @@ def plan(graph: Graph) -> Plan:
         for key, node in parts(s, n).items()
         if not _stays(graph, s, node)
     }
-    others = [r for r in graph.roots() if r not in graph.writes.values()]
+    reported = {k: _as_it_is(graph, n) for k, n in graph.metrics.items()}
+    others = [
+        r
+        for r in (*_ends(graph), *reported.values(), *graph.evals.values())
+        if r not in graph.writes.values()
+    ]
     low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
     low.stored = worth_storing(graph)
     # a loss that raises must find everything as it was, so nothing is written before the last one
@@ -57,7 +62,7 @@ def plan(graph: Graph) -> Plan:
             (e.kind, low.name(e.when), low.name(e.count) if e.count is not None else "")
             for e in graph.outcomes
         ],
-        metrics={k: low.name(n) for k, n in graph.metrics.items()},
+        metrics={k: low.name(n) for k, n in reported.items()},
         evals={k: low.name(n) for k, n in graph.evals.items()},
         always=graph.always,
         reaches={f"v{n.number}": n.type.reach for n in low.order},
@@ -89,6 +94,17 @@ def _computed(graph: Graph, slot: str, node: Node, given: set[Node]) -> Node:
     """What is written as something that a kernel can write in the pass at hand."""
     there = node.op == "read" and node["slot"] != slot or node.op in ASKS or node in given
     return graph.add("copy", node, type=node.type) if there and plain(node) else node
+
+
+def _as_it_is(graph: Graph, node: Node) -> Node:
+    """A slot that is reported, before the step writes it."""
+    slot = node["slot"] if node.op == "read" else ""
+    return graph.add("copy", node, type=node.type) if slot in graph.writes else node
+
+
+def _ends(graph: Graph) -> list[Node]:
+    """What decides over the step, and how many snapshots it goes back."""
+    return [n for e in graph.outcomes for n in (e.when, e.count) if n is not None]
 
 
 def _stays(graph: Graph, slot: str, node: Node) -> bool:

@@ -27,7 +27,8 @@ class Interpreter(State):
         outcome = self._outcome(values)
         for ending in graph.outcomes:
             if ending.kind == "snapshot" and bool(values.value(ending.when)):
-                self.snapshots.append((dict(self.slots), list(self.t), self.steps))
+                held = {s: values.initial(s) for s in graph.slots if s not in self.slots}
+                self.snapshots.append(({**self.slots, **held}, list(self.t), self.steps))
         writes = {
             s: values.value(n)
             for s, n in graph.writes.items()

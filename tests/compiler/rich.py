@@ -19,7 +19,7 @@ from optc.runtime.random import draw
 from .loops import Autograd
 
 SHAPES = {"weight": (3, 4), "other": (2, 3), "bias": (5,)}
-STEPS = 3
+STEPS = 9
 Found = tuple[list[Tensor], dict[str, Any]]
 """The tensors after some steps, and the metrics of the last one."""
 

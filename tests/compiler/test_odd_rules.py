@@ -80,6 +80,29 @@ RULES = {
     "reductions of what the host knows": """
         most = top(place, over = tensor, fraction = 0.5)
         w <- w - lr * grad(w) * norm(turns, over = model) * most""",
+    "metrics of slots before they are written": """
+        state s: model = 0, v = zeros(w)
+        metric number = s
+        metric column = v
+        metric point = w
+        s <- s + 1
+        v <- v + w
+        step lr""",
+    "snapshots hold what was there before the step, with the clocks": """
+        state m = zeros(w), n: model = 0
+        snapshot when call % 3 == 1
+        restore 2 when call % 4 == 0
+        m <- 0.9 * m + grad(w)
+        always n <- n + 1
+        w <- w - lr * m / t / steps - 0.01 * n""",
+    "a restore that looks at the point": """
+        state m = zeros(w), n: model = 0
+        snapshot when call % 2 == 1
+        restore 1 when norm(w, over = model) > 1.7
+        veto when call % 5 == 0
+        m <- 0.9 * m + grad(w)
+        always n <- n + norm(w, over = model)
+        w <- w + lr * m / t / steps - 0.01 * n""",
     "products along vectors in a block": """
         g = grad(w)
         for params where rows > 2:
