@@ -8,15 +8,7 @@ from typing import Any
 from . import syntax as s
 from .expressions import node
 from .ir import Node
-from .scope import (
-    POISON,
-    Block,
-    Context,
-    Scope,
-    SlotRef,
-    agreed,
-    constant,
-)
+from .scope import POISON, Block, Context, Scope, SlotRef, agreed, constant
 from .source import Span
 from .types import MODEL
 

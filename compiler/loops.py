@@ -8,14 +8,7 @@ from contextlib import contextmanager
 from . import syntax as s
 from .expressions import node
 from .ir import Node, Region, substitute
-from .scope import (
-    Block,
-    Context,
-    Scope,
-    Turn,
-    agreed,
-    constant,
-)
+from .scope import Block, Context, Scope, Turn, agreed, constant
 from .types import MODEL, Type, coarser_or_equal, union
 
 UNROLL_LIMIT = 32

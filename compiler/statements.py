@@ -1,4 +1,4 @@
-"""Statements: they bind names, give slots new versions, and rebind loss, grad and d."""
+"""Statements: a block is read line by line, each by the function for its class of the tree."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Passes: graph in, graph out, of the same meaning. `pipeline` has their order."""
