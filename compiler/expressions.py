@@ -24,7 +24,7 @@ from .scope import (
     as_node,
     constant,
 )
-from .types import Axis, Type
+from .types import Axis, Type, coarser_or_equal
 
 
 def evaluate(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
@@ -150,7 +150,14 @@ def index_axes(ctx: Context, scope: Scope, value: Node, expr: s.Index) -> Node:
         if isinstance(item, s.Slice):
             continue
         at = node(ctx, scope, item, "an index")
-        t = value.type
+        t, reach = value.type, at.type.reach
+        if reach != "group" and not coarser_or_equal(reach, t.reach):
+            ctx.error(
+                "E303",
+                f"a place of reach {reach} cannot choose from a value of reach {t.reach}",
+                item.span,
+                "reduce the place `over = model`",
+            )
         kept = tuple(a for a in t.axes if not a.same(axis))
         type = Type(t.reach, (*at.type.axes, *kept), t.domain, t.logical)
         value = ctx.graph.add("index", value, at, type=type, span=expr.span, axis=axis.label)

@@ -51,6 +51,13 @@ WRONG = {
     ),
     "no slot": ("    x = 1\n    x <- 2\n    step lr\n", "E212", 3, 5, "state x"),
     "bound twice": ("    x = 1\n    x = 2\n    step lr\n", "E213", 3, 5, "once"),
+    "finer than what it chooses from": (
+        "    C = ones(0, window(4))\n    step C[ndim]\n",
+        "E303",
+        3,
+        12,
+        "over = model",
+    ),
     "out of the tuple": ("    step betas[2]\n", "E303", 2, 10, "0 to 1"),
     "too late": (
         "    clip global_norm()\n    perturb sam()\n    step lr\n",
