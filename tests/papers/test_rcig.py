@@ -22,7 +22,9 @@ def test_the_implicit_part_of_a_quadratic() -> None:
     text = TEXT.replace("        precondition adam()\n", "")
     assert text != TEXT
     p = parameters(set_x=[1.0, 2.0], body=[2 / 3, 4 / 3])
-    opt = optc.loads(text)(p.items(), lr=1.0, clip=False, inner_lr=0.01, inverse_steps=3000, inverse_lr=0.01)
+    opt = optc.loads(text)(
+        p.items(), lr=1.0, clip=False, inner_lr=0.01, inverse_steps=3000, inverse_lr=0.01
+    )
     goal = torch.tensor([0.0, 1.0], dtype=DTYPE)
 
     def inner() -> torch.Tensor:
@@ -77,7 +79,9 @@ def test_a_small_set_is_learned() -> None:
 
     named = [("set.x", points), ("set.y", labels)]
     named += [(f"body.{k}", v) for k, v in net.named_parameters()]
-    opt = optc.loads(TEXT)(named, lr=0.02, inner_lr=0.01, inner_steps=2, inverse_steps=5, inverse_lr=0.01)
+    opt = optc.loads(TEXT)(
+        named, lr=0.02, inner_lr=0.01, inner_steps=2, inverse_steps=5, inverse_lr=0.01
+    )
     opt.bind(objective={"inner": inner, "outer": outer})
     before = float(outer().detach())
     for _ in range(150):
