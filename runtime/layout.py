@@ -124,6 +124,11 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
         text = {"name": layout.names[i], "module": layout.modules[i], "dtype": str(p.dtype)[6:]}[
             what
         ]
+        if not text:
+            raise ValueError(
+                f"Invalid parameter: the rule asks for its {what}, and it came without: give "
+                f"optc.parameters(model){' or model.named_parameters()' * (what == 'name')}"
+            )
         return any(fnmatch.fnmatchcase(text, x) for x in patterns)
     shape = p.shape
     rows = shape[0] if len(shape) else 1

@@ -372,3 +372,15 @@ def test_the_signature_names_the_options() -> None:
     assert names[:5] == ["params", "lr", "betas", "eps", "weight_decay"]
     late = compiled("rule a(lr = 0.1, n: count):\n    step lr / n\n")
     assert [*inspect.signature(optimizer_class(late)).parameters][:3] == ["params", "lr", "n"]
+
+
+@pytest.mark.parametrize(
+    ("what", "given"), [("named", "parameters"), ("module", "named_parameters")]
+)
+def test_parameters_without_what_the_rule_routes_by_are_refused(what: str, given: str) -> None:
+    text = f'rule a(lr = 0.1):\n    for params where {what}("Linear"):\n        step lr\n'
+    cls, model = optc.loads(text), torch.nn.Linear(2, 2)
+    model(torch.ones(2)).sum().backward()
+    with pytest.raises(ValueError, match=r"came without: give optc\.parameters\(model\)"):
+        cls(getattr(model, given)()).step()
+    cls(optc.parameters(model)).step()
