@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from . import syntax as s
 from .calls import current, direction_key
-from .expressions import evaluate, node
+from .expressions import evaluate, node, placed
 from .ir import Node
 from .scope import POISON, Context, Scope, SlotRef, Stop, agreed, as_node
 from .source import Span
@@ -103,15 +103,14 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
 
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:
     axes = old.type.axes
-    chosen = [
-        (a.label, i) for a, i in zip(axes, place.items, strict=False) if not isinstance(i, s.Slice)
-    ]
+    chosen = [(a, i) for a, i in zip(axes, place.items, strict=False) if not isinstance(i, s.Slice)]
     if len(chosen) != 1:
         ctx.error("E303", "exactly one axis is chosen when a slice is written", place.span)
-    at = node(ctx, scope, chosen[0][1], "an index")
-    value = _into_slice(ctx, old.type, chosen[0][0], value, place.span)
+    ((axis, item),) = chosen
+    at = placed(ctx, axis, node(ctx, scope, item, "an index"), item.span)
+    value = _into_slice(ctx, old.type, axis.label, value, place.span)
     return ctx.graph.add(
-        "set_index", old, at, value, type=old.type, span=place.span, axis=chosen[0][0]
+        "set_index", old, at, value, type=old.type, span=place.span, axis=axis.label
     )
 
 

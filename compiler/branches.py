@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +22,14 @@ def if_statement(ctx: Context, scope: Scope, statement: s.If, block: Block) -> N
 def every(ctx: Context, scope: Scope, statement: s.Every, block: Block) -> None:
     """`every k` means `if (call - 1) % k == 0`; the host knows it."""
     period = node(ctx, scope, statement.period, "a period")
-    if constant(period) == 1:
+    n = constant(period)
+    if n is not None and (not n >= 1 or math.isfinite(n) and n != int(n)):
+        ctx.error(
+            "E309",
+            f"a period is a whole number of steps, 1 at least, not {n}",
+            statement.period.span,
+        )
+    if n == 1:
         return block(ctx, scope, statement.body)
     domain = ctx.flow[scope.target].type.domain
     call = ctx.graph.add("clock", type=MODEL, known=1, which="call", scope=domain)

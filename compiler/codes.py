@@ -95,7 +95,10 @@ CODES: dict[str, tuple[str, str]] = {
         "An outcome decides over the whole step; its condition must be one truth value.",
         "veto when g > 1",
     ),
-    "E314": ("The host must know how often a loop turns at most.", "repeat norm(g, over = model):"),
+    "E314": (
+        "The host must know how often a loop turns at most, and how many places an axis has.",
+        "repeat norm(g, over = model):",
+    ),
     "E315": (
         "Parameters are routed by what the host knows of them.",
         "for params where norm(w, over = tensor) > 1:",

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import syntax as s
-from .expressions import node
+from .expressions import node, places
 from .ir import Node, postorder
 from .oracles import named_oracle, objective
-from .scope import Context, Scope, SlotRef, agreed, constant
+from .scope import Context, Scope, SlotRef, agreed
 from .types import DATA, MODEL, REACHES, Axis, Type
 
 
@@ -24,11 +24,8 @@ def type_of(ctx: Context, scope: Scope, expr: s.TypeExpr) -> Type:
         known = ctx.axes.get(a.name)
         size: Any = known.size if known else None
         if a.size is not None:
-            size = node(ctx, scope, a.size, "the size of an axis")
-            size = constant(size) if constant(size) is not None else size
-            if isinstance(size, float | int) and not 1 <= size <= 2**20:
-                ctx.error("E309", f"an axis has 1 to {2**20} places, not {size}", a.size.span)
-        axis = Axis(a.name, int(size) if isinstance(size, float) else size, a.primes)
+            size = places(ctx, scope, a.size)
+        axis = Axis(a.name, size, a.primes)
         ctx.axes[a.name] = Axis(a.name, axis.size)
         axes.append(axis)
     domain = ctx.domain(scope)

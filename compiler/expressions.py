@@ -24,7 +24,8 @@ from .scope import (
     as_node,
     constant,
 )
-from .types import Axis, Type, coarser_or_equal
+from .source import Span
+from .types import DEVICE, Axis, Type, coarser_or_equal
 
 
 def evaluate(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
@@ -79,14 +80,34 @@ NEW_AXIS = {
 """Functions with an argument that may name an axis (or a source of data) which nothing declares."""
 
 
+def places(ctx: Context, scope: Scope, expr: s.Expr) -> int | Node:
+    """How many places an axis has: a number, or what the host knows."""
+    size = node(ctx, scope, expr, "the size of an axis")
+    n = constant(size)
+    if n is None:
+        if size.known == DEVICE or size.type.axes or size.type.reach not in ("group", "model"):
+            wrong = "the host must know how many places an axis has, the same for all tensors"
+            ctx.error("E314", wrong, expr.span, "a constant, or an option with the bound `count`")
+        return size
+    if not 1 <= n <= 2**20 or n != int(n):
+        ctx.error("E309", f"an axis has 1 to {2**20} places, not {n}", expr.span)
+    return int(n)
+
+
+def placed(ctx: Context, axis: Axis, at: Node, span: Span) -> Node:
+    """An index that is a number must be a place of the axis."""
+    n = constant(at)
+    many = axis.size if isinstance(axis.size, int) else None
+    if n is not None and (n != int(n) or n < 0 or many is not None and n >= many):
+        there = "begin at 0" if many is None else f"are 0 to {many - 1}"
+        ctx.error("E303", f"the places of `{axis.label}` {there}, and this is {n}", span)
+    return at
+
+
 def by_name(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
     """`probes(n)` or `trial` where an axis is named for the first time."""
     if isinstance(expr, s.Call) and isinstance(expr.function, s.Name) and len(expr.arguments) == 1:
-        size = node(ctx, scope, expr.arguments[0].value, "the size of an axis")
-        places = constant(size)
-        if places is not None and (places != int(places) or not 1 <= places <= 2**20):
-            ctx.error("E309", f"an axis has 1 to {2**20} places, not {places}", expr.span)
-        axis = Axis(expr.function.id, int(places) if places is not None else size)
+        axis = Axis(expr.function.id, places(ctx, scope, expr.arguments[0].value))
         ctx.axes[axis.name] = axis
         return AxisName(axis)
     if isinstance(expr, s.Name) and scope.find(expr.id) is None:
@@ -149,7 +170,7 @@ def index_axes(ctx: Context, scope: Scope, value: Node, expr: s.Index) -> Node:
     for axis, item in zip(axes, expr.items, strict=False):
         if isinstance(item, s.Slice):
             continue
-        at = node(ctx, scope, item, "an index")
+        at = placed(ctx, axis, node(ctx, scope, item, "an index"), item.span)
         t, reach = value.type, at.type.reach
         if reach != "group" and not coarser_or_equal(reach, t.reach):
             ctx.error(

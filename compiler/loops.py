@@ -19,14 +19,14 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
     """`repeat n as i until c`: unrolled where n is a small constant, else a loop node."""
     count = node(ctx, scope, statement.count, "a count")
     n = constant(count)
-    if count.known == 2:
+    if count.known == 2 or count.type.reach not in ("group", "model"):
         ctx.error(
             "E314",
-            "the host must know how often a loop turns at most",
+            "the host must know how often a loop turns at most, the same for all tensors",
             statement.count.span,
             "`repeat N until c:` stops by itself",
         )
-    if n is not None and (n != n or n != int(n) or not 0 <= n <= 1e6):
+    if n is not None and (not 0 <= n <= 1e6 or n != int(n)):
         ctx.error("E309", f"a loop turns 0 to 1000000 times, not {n}", statement.count.span)
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
         return _unroll(ctx, scope, statement, block, int(n))

@@ -14,7 +14,7 @@ from .ir import Ending
 from .loops import repeat
 from .primitive import Declaration
 from .routing import for_chain
-from .scope import POISON, Context, Members, Scope, SlotRef, Stop
+from .scope import POISON, Context, Members, Scope, SlotRef, Stop, constant
 from .source import Span
 from .steps import step
 from .types import COARSE
@@ -91,6 +91,10 @@ def _outcome(ctx: Context, scope: Scope, statement: s.Outcome) -> None:
     for condition in ctx.conditions:
         when = ctx.map("and", condition, when, span=statement.span)
     count = node(ctx, scope, statement.count) if statement.count is not None else None
+    back = constant(count) if count is not None else None
+    if statement.count and back is not None and (not 1 <= back <= 2**20 or back != int(back)):
+        wrong = f"`restore` goes back a whole number of snapshots, 1 at least, not {back}"
+        ctx.error("E309", wrong, statement.count.span)
     ctx.graph.outcomes.append(Ending(statement.kind, when, count))
 
 

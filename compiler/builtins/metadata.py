@@ -33,7 +33,10 @@ def dtype(ctx: Context, scope: Scope, span: Span, *names: Any) -> Node:
 
 @builtin("shape", "place")
 def shape(ctx: Context, scope: Scope, span: Span, place: Any) -> Node:
-    return meta(ctx, scope, "shape", span, place=constant(as_node(ctx, place, span)))
+    at = constant(as_node(ctx, place, span))
+    if at is None or not 0 <= at < 64 or at != int(at):
+        ctx.error("E303", "`shape` takes the number of a dimension, from 0 on", span)
+    return meta(ctx, scope, "shape", span, place=int(at))
 
 
 def _matches(ctx: Context, scope: Scope, what: str, patterns: tuple[Any, ...], span: Span) -> Node:

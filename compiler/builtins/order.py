@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import Context, Function, Scope, as_node
+from ..scope import Context, Function, Scope, as_node, constant
 from ..source import Span
 from ..types import Axis
 from .declare import builtin
@@ -40,10 +41,13 @@ def quantile(ctx: Context, scope: Scope, span: Span, x: Any, q: Any, over: Any) 
     whole = reduce(ctx, "quantile", value, over, span)
     if not isinstance(whole["over"], tuple):
         ctx.error("E308", "a quantile goes over the model or over one axis", span)
+    share = as_node(ctx, q, span)
+    if (n := constant(share)) is not None and not 0 <= n <= 1:
+        ctx.error("E309", f"a quantile is of a share from 0 to 1, not {n}", span)
     return ctx.graph.add(
         "reduce",
         value,
-        as_node(ctx, q, span),
+        share,
         type=whole.type,
         span=span,
         how="quantile",
@@ -74,6 +78,10 @@ def top(
     if (fraction is None) == (k is None):
         ctx.error("E207", "`top` needs either `fraction` or `k`", span)
     size = as_node(ctx, fraction if k is None else k, span)
+    n = constant(size)
+    if n is not None and not (0 <= n <= 1 if k is None else 1 <= n < math.inf):
+        wanted = "a fraction from 0 to 1" if k is None else "how many cells, 1 at least"
+        ctx.error("E309", f"`top` takes {wanted}, not {n}", span)
     whole = _reach(ctx, over, span) == "model" and value.type.reach == "element"
     if not whole and _reach(ctx, over, span) not in ("tensor", "all"):
         ctx.error("E308", "`top` goes over the model or each tensor", span)

@@ -106,7 +106,7 @@ RULES = {
     "products along vectors in a block": """
         g = grad(w)
         for params where rows > 2:
-            w <- w - lr * jvp(loss, w, g) * hvp(loss, w, g) - lr * back(wide(g))
+            w <- w - lr * tanh(jvp(loss, w, g) * hvp(loss, w, g)) - lr * back(wide(g))
         other:
             step lr""",
 }
@@ -118,6 +118,44 @@ REFUSED = {
     "a state over an axis that nothing has": (
         "state s: model[foo] = 0\nw <- w - lr * sum(s, over = foo)",
         "nothing says how many places the axis `foo` has",
+    ),
+    "an axis of a size that only the device knows": (
+        "w <- w - mean(normal(w, probes(norm(w, over = model))), over = probes)",
+        "the host must know how many places an axis has",
+    ),
+    "an axis of a size of each tensor": (
+        "w <- w - mean(normal(w, probes(ndim)), over = probes)",
+        "the host must know how many places an axis has",
+    ),
+    "a state of a size that only the device knows": (
+        "state s: model[window(norm(w, over = model))] = 0\nw <- w - s[0]",
+        "the host must know how many places an axis has",
+    ),
+    "an axis without end": ("w <- normal(w, probes(inf))[0]", "an axis has 1 to 1048576 places"),
+    "a loop without end": ("repeat inf:\n    w <- w - lr", "a loop turns 0 to 1000000 times"),
+    "a loop of each tensor's own length": (
+        "repeat ndim:\n    w <- w - lr",
+        "the host must know how often a loop turns at most, the same for all tensors",
+    ),
+    "a period of no steps": ("every 0:\n    w <- w - lr", "a period is a whole number of steps"),
+    "a period of two and a half": ("every 2.5:\n    w <- w - lr", "a period is a whole number"),
+    "a write behind an axis": (
+        "state s: element[window(2)] = 0\ns[2] <- w\nstep lr",
+        "odd.opt:3:7: error[E303]: the places of `window` are 0 to 1, and this is 2",
+    ),
+    "a place before an axis": (
+        "state s: element[window(2)] = 0\nw <- s[-1]",
+        "the places of `window` are 0 to 1, and this is -1",
+    ),
+    "the shape at no number": ("w <- w * shape(lr)", "`shape` takes the number of a dimension"),
+    "a quantile beyond all": (
+        "w <- w - quantile(w, 1.5, over = model)",
+        "a quantile is of a share from 0 to 1, not 1.5",
+    ),
+    "less than none": ("w <- top(w, over = model, k = -1)", "how many cells, 1 at least, not -1"),
+    "back by no snapshot": (
+        "restore 0 when call > 2\nstep lr",
+        "`restore` goes back a whole number of snapshots",
     ),
     "the matrix of a number": ("w <- back(matrix(lr))", "a matrix is made of the cells of tensors"),
     "a number flattened": ("w <- back(flat(lr))", "`flat` takes the cells of tensors"),
