@@ -260,6 +260,10 @@ class Plan:
     """For each phase the values that nothing reads after it."""
     grouped: frozenset[str] = frozenset()
     """The metrics that each group has one of."""
+    lent: frozenset[str] = frozenset()
+    """The slots whose new value may lie in the memory of an old one."""
+    late: bool = False
+    """Whether a step that is taken back needs what phases give that write."""
 
     @cached_property
     def last_asked(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Rest, Route
@@ -36,6 +38,9 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) ->
             if plan.outcomes and not outcome:
                 outcome = _settled(plan, frame, snapshots, clocks)
             if outcome not in ("", "commit"):
+                if plan.late:
+                    frame.kernels = None
+                    _RUN[type(phase)](_dry(phase, plan.always), frame)
                 continue
             frame.withhold(True)
         _RUN[type(phase)](phase, frame)
@@ -45,17 +50,18 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) ->
     if not outcome and last + 1 == len(plan.phases) and overflowed(frame):
         outcome = "veto"
     outcome = outcome or _settled(plan, frame, snapshots, clocks)
+    frame.reported = _metrics(plan, frame)
+    columns = [s for s in plan.deferred if outcome == "commit" or s in plan.always]
+    values = {s: frame.get(plan.deferred[s]) for s in columns}
+    values |= {s: _copy(v) for s, v in values.items() if s in plan.lent}
     if outcome.startswith("restore") and snapshots:
         saved, frame.clocks = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
         for slot, value in saved.items():
             if slot not in plan.always or slot in plan.deferred:  # what is always written stays
                 _restore(frame, slot, _copy(value))
-    columns = [s for s in plan.deferred if outcome == "commit" or s in plan.always]
-    values = {s: frame.get(plan.deferred[s]) for s in columns}
     if outcome == "commit":
         _note_took(frame, values)
-    # a slot that gets the old version of another one comes first
-    for slot in sorted(values, key=lambda s: not plan.deferred[s].startswith("slot:")):
+    for slot in values:
         frame.withhold(slot not in plan.always)
         _assign(frame, slot, values[slot])
     frame.withhold(False)
@@ -63,9 +69,17 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) ->
     return outcome
 
 
-def metrics(plan: Plan, frame: Frame) -> dict[str, Any]:
+def _dry(phase: Any, always: frozenset[str]) -> Any:
+    """A phase that writes nothing but what is always written: it runs for what it gives."""
+    if isinstance(phase, Rest):
+        return replace(phase, phase=_dry(phase.phase, always))
+    outputs = [o if o.slot in always else replace(o, slot="") for o in phase.outputs]
+    return replace(phase, outputs=outputs, in_place=phase.in_place & always)
+
+
+def _metrics(plan: Plan, frame: Frame) -> dict[str, Any]:
     """What the step reports: of a value that each group has, a number where there is one group."""
-    values = {k: frame.get(v) for k, v in plan.metrics.items()}
+    values = {k: _copy(frame.get(v)) for k, v in plan.metrics.items()}
     one = len(frame.group_rows) == 1
     return {k: v[0] if one and k in plan.grouped else v for k, v in values.items()}
 
@@ -114,11 +128,9 @@ def settle(plan: Plan, frame: Frame) -> str:
 
 
 def _copy(value: Any) -> Any:
-    return (
-        [None if v is None else v.clone() for v in value]
-        if isinstance(value, list)
-        else value.clone()
-    )
+    if isinstance(value, list):
+        return [_copy(v) for v in value]
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _assign(frame: Frame, slot: str, value: Any) -> None:

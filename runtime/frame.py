@@ -24,7 +24,8 @@ LOW = (torch.bfloat16, torch.float16)
 class Frame:
     """What one step runs on. `values` holds the values between phases by name, `before` the cells
     of each domain that stand before those of this step: where it is one tensor's, all those of the
-    tensors before.
+    tensors before. `clocks` are
+    those of the snapshot that is gone back to, `reported` the metrics.
     """
 
     program: Program
@@ -55,6 +56,7 @@ class Frame:
     before: dict[str, int] = field(default_factory=dict)
     withheld: Any = None
     held: Tensor | None = None
+    reported: dict[str, Any] = field(default_factory=dict)
 
     def withhold(self, on: bool) -> None:
         """From here on write nothing where the device has found that the step is taken back."""

@@ -132,7 +132,10 @@ class Step:
         frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
         begun = [n for n in self._starts if n not in frame.slots]
         self._begin(frame, host, begun)
-        outcome = execute.step(plan, frame, [])
+        snapshots = list(state.get("snapshots", ()))
+        clocks = list(state["t"]), state["steps"]
+        outcome = execute.step(plan, frame, snapshots, lambda: clocks)
+        t, steps = frame.clocks or clocks
         # first values may come from what a step was taken back for
         gone = () if outcome == "commit" else set(begun) - plan.always
         took = took_part(frame) or [True] * len(leaves)
@@ -143,17 +146,16 @@ class Step:
                 for k, v in frame.slots.items()
                 if "@" not in k and k not in self.program.targets and k not in gone
             },
-            "t": [
-                n + int(on and outcome == "commit") for n, on in zip(state["t"], took, strict=True)
-            ],
+            "t": [n + int(on and outcome == "commit") for n, on in zip(t, took, strict=True)],
             "calls": call,
-            "steps": steps if outcome == "commit" else steps - 1,
+            "steps": steps + int(outcome == "commit"),
+            **({"snapshots": snapshots} if snapshots else {}),
         }
         moved = list(leaves)
         for target in self.program.targets:
             for i, value in zip(layout.members[target], frame.slots[target], strict=True):
                 moved[i] = value
-        return pytree.tree_unflatten(moved, spec), after, execute.metrics(plan, frame)
+        return pytree.tree_unflatten(moved, spec), after, frame.reported
 
     def _begin(self, frame: Frame, host: HostRows, names: list[str]) -> None:
         for name in names:

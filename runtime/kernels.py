@@ -50,6 +50,8 @@ class Kernels:
         known = self.phases.get(id(phase))
         if known is None or known.phase is not phase or not known.fits(frame):
             known = self.phases[id(phase)] = Prepared(phase, frame, self)
+        if not known.passes_over(frame):
+            return False
         known.run(frame)
         return True
 
@@ -78,6 +80,10 @@ class Prepared:
         self.group = self.zeros(max(1, count["group"]), groups)
         self.tensor_count = max(1, count["tensor"])
         self.reductions = self._reductions()
+        for end in self.reductions:  # what it is where there is no tensor
+            values = {"model": self.model, "group": self.group}.get(end.reach)
+            if values is not None:
+                values[end.slot] = cells.EMPTY.get(end.operation, 0.0)
         self.parts = self._parts(frame, kernels.layout)
 
     def _reductions(self) -> list[Reduction]:
@@ -101,8 +107,18 @@ class Prepared:
         whole = torch.tensor(found, dtype=torch.float64, device="cpu")
         return whole if self.device.type == "cpu" else staged(whole, self.device)
 
+    def passes_over(self, frame: Frame) -> bool:
+        """Whether each tensor that lacks one of its numbers lacks cells too."""
+        numbers = [frame.get(p.source) for p in self.inputs["tensor"]]
+        listed = [v for v in numbers if not isinstance(v, Tensor)]
+        gone = {k for v in listed for k, x in enumerate(v) if x is None}
+        found = [frame.get(p.source) for p in self.phase.inputs if p.how == "cell"] if gone else []
+        return all(any(column[k] is None for column in found) for k in gone)
+
     def near(self, value: Any) -> Any:
         """A number that the device takes without waiting: one of its own, or a plain one."""
+        if value is None:
+            return 0.0  # of a tensor that is passed over
         own = not isinstance(value, Tensor) or value.device == self.device
         return value if own else value.item()
 
@@ -179,8 +195,9 @@ class Prepared:
                 value = self.zeros(len(self.members))
                 for part in self.parts:
                     value[part.rows] = part.tensor[reduction.slot]
-            logical = output.combine in ("any", "all")
-            frame.values[output.value] = value.bool() if logical else value
+            value = value > 0 if output.combine in ("any", "all") else value
+            gone = absent if output.how == "tensor" else []
+            frame.values[output.value] = present(list(value.unbind()), gone) if gone else value
 
 
 class Part:

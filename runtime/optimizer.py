@@ -324,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):
             self._snapshots,
             lambda: (slots.clock.clone(), slots.uniform, int(first["steps"])),
         )
-        self.metrics = execute.metrics(plan, frame)
+        self.metrics = frame.reported
         asked = withheld is not None and withheld.asked
         if withheld is not None and asked:
             withheld.send()

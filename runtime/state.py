@@ -102,8 +102,18 @@ class Slots:
             return
         for slot in self.pending:
             self._begin(slot, frame, start, host)
-        self.pending = []
+        self.pending = self._absent(self.pending)
+        self._renew()
         frame.slots = self.columns
+
+    def _absent(self, slots: list[str]) -> list[str]:
+        """Those that have no value yet for some tensor: its gradient was absent, say."""
+        columns = {s: self.columns[s] for s in slots}
+        return [s for s, c in columns.items() if isinstance(c, list) and any(x is None for x in c)]
+
+    def _renew(self) -> None:
+        """What was made for the tensors of the columns, or is a part of them, is stale."""
+        self.columns = {s: column for s, column in self.columns.items() if "@" not in s}
 
     def forget(self, always: frozenset[str]) -> None:
         """Take back the first values of a step that is taken back.
@@ -114,11 +124,12 @@ class Slots:
         gone = [(slot, p) for slot, p in self.begun if slot not in kept]
         for slot, p in gone:
             del self.state[p][slot]
-        self.pending = list(dict.fromkeys(slot for slot, _ in gone))
+        again = list(dict.fromkeys(slot for slot, _ in gone))
         if gone:
-            self.columns = dict(self.columns)  # another one: what runs over the old one is stale
-        for slot in self.pending:
+            self._renew()
+        for slot in again:
             self._find(slot)
+        self.pending = list(dict.fromkeys([*self.pending, *again]))
 
     def _begin(self, slot: str, frame: Frame, start: Callable[[str], Plan], host: Any) -> None:
         spec = self.program.slots[slot]
@@ -157,6 +168,8 @@ class Slots:
             p = self.layout.params[i]
             if column[k] is None:
                 value = values[k] if isinstance(values, list) else values
+                if value is None:  # it begins when there is one
+                    continue
                 column[k] = self.state[p][slot] = kept = fresh(value, frame.tensors[i], spec)
                 self.begun.append((slot, p))
                 if spec.format.block:

@@ -52,7 +52,8 @@ class Withheld:
 
 def decides(plan: Plan, device: torch.device) -> bool:
     """Whether the device can settle a step alone: it has no place to go back to but the last."""
-    return waited_for(device) and all(kind == "veto" for kind, _, _ in plan.outcomes)
+    vetoes = all(kind == "veto" for kind, _, _ in plan.outcomes)
+    return waited_for(device) and vetoes and not plan.late
 
 
 def waited_for(device: torch.device) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 from ..ir import Graph, Node, asks
 from ..least import ASKS, company, handed_over, plain, worth_storing
-from ..program import Compute, Evaluate, Loop, Output, Plan, Rest
+from ..program import Compute, Output, Plan, Rest
 from .host import host_module
 from .lower import Lowering
+from .versions import aliases, last_reader, late, reads, touches, within
 
 
 def plan(graph: Graph) -> Plan:
@@ -48,11 +49,11 @@ def plan(graph: Graph) -> Plan:
     for _ in range(8):
         low.hosts.clear()
         phases = low.phases()
-        late = _late_readers(low, phases, writes)
-        if not late:
+        behind = _late_readers(low, phases, writes)
+        if not behind:
             break
-        low.write_level.update(late)
-    in_place = _mark_in_place(low, phases, writes, decided)
+        low.write_level.update(behind)
+    in_place = _mark_in_place(low, phases, writes, list(reported.values()), decided)
     made = Plan(
         phases=phases,
         host=host_module([]),
@@ -72,6 +73,9 @@ def plan(graph: Graph) -> Plan:
         low.hosts
     )  # last: naming a scalar of the host gives it a place in the row
     made.last_read = _last_reads(made)
+    known = aliases(phases)
+    made.lent = frozenset(s for s, v in made.deferred.items() if within([v], known))
+    made.late = late(made)
     return made
 
 
@@ -142,45 +146,6 @@ def parts(slot: str, node: Node) -> dict[str, Node]:
     return {f"{slot}@{d}": p for d, p in zip(node["domains"], node.inputs[1:], strict=True)}
 
 
-def reads(phase: Any) -> set[str]:
-    """The values that a phase reads."""
-    if isinstance(phase, Compute):
-        return {p.source for p in phase.inputs if p.how not in ("host", "like", "draw")}
-    if isinstance(phase, Evaluate):
-        held = {f"slot:{t}" for t in phase.points}
-        held |= {phase.when[0]} if phase.when is not None else set()
-        return held | set(phase.points.values()) | {r.vector for r in phase.reads} | {phase.data}
-    if isinstance(phase, Loop):
-        inner = {x for p in phase.body for x in reads(p)}
-        return inner | {a for a, _ in phase.carried} | set(phase.outputs)
-    if isinstance(phase, Rest):
-        return reads(phase.phase)
-    return set(phase.inputs)
-
-
-def _touches(read: str, slot: str) -> bool:
-    """Whether a value that is read holds cells of a slot (or of a routed part of it)."""
-    if not read.startswith("slot:"):
-        return False
-    (a, _, one), (b, _, two) = read[5:].partition("@"), slot.partition("@")
-    within = (
-        not one or not two or one == two or one.startswith(two + "|") or two.startswith(one + "|")
-    )
-    return a == b and within
-
-
-def _last_reader(phases: list[Any], slot: str) -> int:
-    """The last phase that reads a slot's old version; a rest reads what is not written yet."""
-    return max(
-        (
-            i
-            for i, p in enumerate(phases)
-            if not isinstance(p, Rest) and any(_touches(r, slot) for r in reads(p))
-        ),
-        default=-1,
-    )
-
-
 def _writer(phases: list[Any], value: str) -> int:
     for at, phase in enumerate(phases):
         if isinstance(phase, Compute) and any(
@@ -197,7 +162,7 @@ def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> 
         at = _writer(phases, f"v{node.number}")
         if at < 0 or low.cls[node] != "c" or _apart(low.graph, slot):
             continue
-        last = _last_reader(phases, slot)
+        last = last_reader(phases, slot)
         if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
             values = {o.value for o in phases[last].outputs}
             level = max(low.ready[n] for n in low.ready if f"v{n.number}" in values)
@@ -207,20 +172,27 @@ def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> 
 
 
 def _mark_in_place(
-    low: Lowering, phases: list[Any], writes: dict[str, Node], decided: int
+    low: Lowering,
+    phases: list[Any],
+    writes: dict[str, Node],
+    reported: list[Node],
+    decided: int,
 ) -> set[str]:
-    done = set()
-    copied = [low.name(n) for n in writes.values() if n.op in ("read", "restrict")]
+    done: set[str] = set()
+    graph = low.graph
+    # the old version of a slot may be what another one gets at the end of the step, or a metric
+    ends = [low.name(n) for n in (*writes.values(), *reported)]
+    kept = within(ends, aliases(phases))
     for slot, node in writes.items():
-        if any(_touches(name, slot) for name in copied):
-            continue  # its old version is what another slot gets at the end of the step
+        if any(touches(name, slot) for name in kept):
+            continue
         at, value = _writer(phases, f"v{node.number}"), f"v{node.number}"
         if at < 0 or low.ready[node] < decided or node.type.axes:
             continue
         base, _, domain = slot.partition("@")
         twice = sum(n is node for n in writes.values()) > 1
         own = (domain or low.graph.slots[base].type.domain) == phases[at].space
-        if _last_reader(phases, slot) <= at and not twice and own:
+        if last_reader(phases, slot) <= at and not twice and own:
             phase = phases[at]
             phase.outputs = [
                 Output(o.value, o.how, o.combine, slot) if o.value == value else o
@@ -228,6 +200,14 @@ def _mark_in_place(
             ]
             phase.in_place.add(slot)
             done.add(slot)
+    for phase in (p for p in phases if isinstance(p, Compute) and p.in_place - graph.always):
+        # what is always written does not share a pass with what a veto undoes
+        apart = phase.in_place & graph.always
+        phase.outputs = [
+            Output(o.value, o.how, o.combine) if o.slot in apart else o for o in phase.outputs
+        ]
+        phase.in_place -= apart
+        done -= apart
     for rest in (p for p in phases if isinstance(p, Rest)):
         whole = next(p for p in phases if isinstance(p, Compute) and p.name == rest.of)
         kept = {o.value for o in rest.phase.outputs}

@@ -36,8 +36,8 @@ class Interpreter(State):
         }
         self.metrics = {k: self._metric(n, values.value(n)) for k, n in graph.metrics.items()}
         for slot in graph.slots:
-            if slot not in self.slots and (outcome == "commit" or slot in graph.always):
-                self.slots[slot] = values.initial(slot)
+            if outcome == "commit" or slot in graph.always:
+                self.slots[slot] = values.held(slot)
         took = self._took_part(values) if outcome == "commit" else [False] * len(self.names)
         if outcome.startswith("restore"):
             self._restore(int(outcome.split()[1]))

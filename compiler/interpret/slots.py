@@ -8,10 +8,7 @@ from .values import Values
 
 
 def read(values: Values, node: Node) -> Cells:
-    slot = node["slot"]
-    if slot not in values.state.slots:
-        return values.initial(slot)
-    return values.state.slots[slot]
+    return values.held(node["slot"])
 
 
 def restrict(values: Values, node: Node) -> Cells:

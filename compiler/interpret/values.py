@@ -64,6 +64,17 @@ class Values:
         assert spec.init is not None
         return self.value(spec.init)
 
+    def held(self, slot: str) -> Cells:
+        """What a slot holds; where its first value was absent it begins when there is one."""
+        kept = self.state.slots.get(slot)
+        if kept is None:
+            return self.initial(slot)
+        if not isinstance(kept, list) or all(x is not None for x in kept):
+            return kept
+        return [
+            first if x is None else x for x, first in zip(kept, self.initial(slot), strict=True)
+        ]
+
     # Places -------------------------------------------------------------------------------
 
     def places(self, node: Node) -> list[int] | None:

@@ -1,0 +1,125 @@
+"""Steps in which some tensors have no gradient, or none that is finite: as in the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from optc.compiler import driver
+from optc.compiler.interpret import Interpreter, Tensors
+from optc.compiler.primitive import NoLibrary
+from optc.compiler.source import Source
+from optc.runtime.native import compiler
+from optc.runtime.optimizer import optimizer_class
+from optc.runtime.random import draw
+
+from .compare import compiled, difference, start
+
+BACKENDS = ["eager", *(["c"] if compiler() else [])]
+ABSENT = {0: [1], 1: [1], 2: [0, 3], 3: [2, 3], 4: [0, 1, 2, 3]}
+"""By step the tensors that the loss does not use."""
+RULES = {
+    "a number of each tensor in its state": """rule r(lr = 0.1):
+    state r: tensor = 1
+    g = grad(w)
+    r <- 0.5 * r + norm(g, over = tensor)
+    w <- w - lr * g / r
+""",
+    "a number of each tensor beside its cells": """rule r(lr = 0.1):
+    state m = zeros(w), u = ones(w)
+    g = grad(w)
+    n = norm(g, over = tensor)
+    m <- 0.9 * m + g
+    u <- u * 1.01
+    w <- w * (1 - lr * n / (1 + n)) - lr * m / u
+""",
+    "reductions of nothing": """rule r(lr = 0.1):
+    g = grad(w)
+    n = max(abs(g), over = model)
+    k = min(abs(g), over = tensor)
+    w <- w - lr * w / (1 + max(n, 0) + k)
+    metric n = max(n, -1)
+    metric k = sum(k, over = model)
+    metric some = where(any(g > 100, over = model), 1, 0)
+    metric each = where(all(g > 100, over = model), 1, 0)
+""",
+    "a block without tensors": """rule r(lr = 0.1):
+    state k: model = 0
+    for params where ndim == 3:
+        n = max(abs(grad(w)), over = model)
+        k <- max(-7, n)
+        w <- w - lr * grad(w) / n
+    for other params:
+        w <- w - lr * grad(w)
+    metric k = k
+""",
+    "state that begins with a gradient": """rule r(lr = 0.1):
+    state m = grad(w), first = grad(w)
+    m <- 0.9 * m + grad(w)
+    w <- w - lr * m - 0.01 * first
+""",
+    "the same in blocks, and a veto": """rule r(lr = 0.1):
+    state m = grad(w)
+    g = grad(w)
+    n = norm(g, over = model)
+    for params where ndim == 2:
+        m <- 0.9 * m + g
+        w <- w - lr * m
+    for other params:
+        m <- 0.5 * m + g
+        w <- w - lr * m / t
+    veto when not isfinite(n)
+""",
+}
+
+
+def objective(tensors: list[torch.Tensor], step: int, scale: float) -> torch.Tensor:
+    total = torch.zeros((), dtype=torch.float64, requires_grad=True) * 1
+    for k, x in enumerate(tensors):
+        if k not in ABSENT.get(step, ()):
+            total = total + (0.5 + 0.3 * k) * (x**2).sum() + 0.1 * torch.sin(2 * x).sum()
+    return scale * total
+
+
+class Gradients:
+    """The oracles of the interpreter."""
+
+    def __init__(self, scales: Mapping[int, float]):
+        self.step, self.scales = 0, scales
+
+    def gradient(self, name: str, points: Any, data: Any, wrt: str) -> list[Any]:
+        with torch.enable_grad():
+            leaves = [x.detach().clone().requires_grad_() for x in points[wrt]]
+            loss = objective(leaves, self.step, self.scales.get(self.step, 1.0))
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scales", [{}, {0: float("nan"), 5: float("nan")}], ids=["finite", "nan"])
+@pytest.mark.parametrize("name", RULES)
+def test_it_is_the_step_of_the_interpreter(
+    name: str, scales: Mapping[int, float], backend: str
+) -> None:
+    if scales and "veto" not in name:
+        pytest.skip("the rule has no veto")
+    graph = driver.graph(Source("rule.opt", RULES[name]), NoLibrary())
+    loop = Gradients(scales)
+    tensors = Tensors([n for n, _ in start()], [v for _, v in start()])
+    numbers = lambda how, stream, call, n: draw(how, 0, stream, call, n, 0)  # noqa: E731
+    meaning = Interpreter(graph, tensors, [{}], loop, numbers)  # type: ignore[arg-type]
+    params = [(n, torch.nn.Parameter(v)) for n, v in start()]
+    values = [p for _, p in params]
+    opt = optimizer_class(compiled(RULES[name]))(params, backend=backend)
+    for step in range(8):
+        loop.step = step
+        meaning.step()
+        opt.zero_grad()
+        objective(values, step, scales.get(step, 1.0)).backward()
+        opt.step()
+        assert difference(values, meaning.tensors()) < 1e-12, step
+        for key, value in meaning.metrics.items():
+            assert float(opt.metrics[key]) == pytest.approx(float(value), rel=1e-12), (step, key)
+    assert [int(opt.state[p]["step"]) + 1 for p in values] == meaning.t
