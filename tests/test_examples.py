@@ -16,6 +16,8 @@ ALL = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
 OWN = [p for p in ALL if re.search(r"^ +(loss|target|oracle) |draw\(", p.read_text(), re.MULTILINE)]
 """Those with players, losses, oracles or batches of their own: tests/papers/ trains each."""
 EXAMPLES = [p for p in ALL if p not in OWN]
+NEEDED: dict[str, dict[str, float]] = {"flat_but_not_generalizing": {"lr": 0.01, "rho": 0.1}}
+"""Options that have no default."""
 ADAGRAD = "rule adagrad(lr: nonnegative = 0.01):\n    precondition adagrad()\n    step lr\n"
 RMSPROP = "rule rmsprop(lr: nonnegative = 0.01):\n    precondition rmsprop()\n    step lr\n"
 
@@ -32,10 +34,10 @@ def steps(*lines: str) -> Any:
 
 def made(path: Path, named: Any, backend: str) -> Any:
     """The optimizer of an example; of a rule over workers, that of the only worker."""
-    rule = optc.load(path)
+    rule, needed = optc.load(path), NEEDED.get(path.stem, {})
     if not rule.program.workers:
-        return rule(named, backend=backend)
-    team = optc.simulate(rule, [named], backend=backend)
+        return rule(named, backend=backend, **needed)
+    team = optc.simulate(rule, [named], backend=backend, **needed)
     return SimpleNamespace(zero_grad=team.zero_grad, step=lambda closure: team.step([closure])[0])
 
 

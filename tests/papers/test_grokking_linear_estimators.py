@@ -29,7 +29,7 @@ def test_the_gap_in_time(ratio: float, reached: float, held: float) -> None:
     n = 2000
     nu = marchenko_pastur(ratio, n)
     D = torch.nn.Parameter(torch.full((n,), n**-0.5, dtype=torch.float64))
-    opt = optc.load(EXAMPLE)([D], lr=0.05)
+    opt = optc.load(EXAMPLE)([D], lr=0.05, eps=1e-3, goal=0.95)
     opt.bind(objective={"train": lambda: (nu * D**2).sum(), "held": lambda: (D**2).sum()})
     losses = []
     for _ in range(int(held / 5 * 1.05)):

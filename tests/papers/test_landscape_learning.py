@@ -17,7 +17,7 @@ def test_the_map_takes_the_condition_away() -> None:
     torch.manual_seed(0)
     z = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
     phi = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    opt = optc.load(RULE)([("z", z), ("phi", phi)])
+    opt = optc.load(RULE)([("z", z), ("phi", phi)], inner_lr=0.01, lr=0.05)
     y = torch.zeros(2, dtype=torch.float64)
     opt.bind(inversion=lambda: (CURVATURE * (phi.exp() * z - y) ** 2).sum() / 2)
     opt.supply(start=[torch.zeros(2, dtype=torch.float64)])
