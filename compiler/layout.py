@@ -182,12 +182,12 @@ def retype(tokens: list[Token], begins_line: bool = True) -> list[Token]:
 
 
 def is_assignment(tokens: list[Token]) -> bool:
-    """Whether a line begins with places (`x`, `a, b`, `C[i]`) and then `=` or `<-`."""
-    at = 0
+    """Whether a line begins with names and then `=`, or with places (`C[i]` too) and then `<-`."""
+    at, indexed = 0, False
     while at < len(tokens) and tokens[at].type == "NAME":
         at += 1
         if at < len(tokens) and tokens[at].type == "LSQB":
-            depth = 0
+            depth, indexed = 0, True
             while at < len(tokens):
                 depth += (tokens[at].type in _OPENS) - (tokens[at].type in _CLOSES)
                 at += 1
@@ -197,7 +197,7 @@ def is_assignment(tokens: list[Token]) -> bool:
             at += 1
         else:
             break
-    return at < len(tokens) and tokens[at].type in ("EQUAL", "WRITE")
+    return at < len(tokens) and tokens[at].type in (("WRITE",) if indexed else ("EQUAL", "WRITE"))
 
 
 # Lines and blocks -----------------------------------------------------------------------------

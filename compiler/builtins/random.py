@@ -25,6 +25,8 @@ def _random(name: str) -> None:
     def build(ctx: Context, scope: Scope, span: Span, like: Any = None, axis: Any = None) -> Node:
         """A draw for each cell; calls in other places, or in other turns of a loop, differ."""
         type = replace(as_node(ctx, like, span).type, logical=False) if like is not None else MODEL
+        if type.reach == "group":  # like an option: one number
+            type = replace(type, reach="model")
         if axis is not None:
             own = axis_of(ctx, axis, span)
             if type.axis(own.name, own.primes) is not None:

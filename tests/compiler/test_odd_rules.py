@@ -27,6 +27,8 @@ RULES = {
     "draws for columns with an axis": """
         z = normal(norm(w, over = column), probes(3))
         w <- w - lr * sum(z, over = model)[0] * mean(grad(w + z), over = probes)""",
+    "a draw like an option": """
+        w <- w - lr * grad(w) * uniform(lr) - 0.1 * mean(normal(lr, probes(2)), over = probes)""",
     "draws for a state of rows": """
         state s: row[probes(3)] = 0
         s <- s + uniform(s)

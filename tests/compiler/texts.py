@@ -77,7 +77,8 @@ SNIPPETS = [
     "combine c(J: element[losses]; e = 1) -> element:\n    return J\n",
     'project p(w) -> element:\n    """D."""\n    paper 3, "x"\n    return w\n    check a:\n'
     "        w = [1, 2], rho = 0.1 gives [1], m = [2, 3] within 1e-6\n"
-    "        loss = p -> p^2 gives m = 3\n        gives 3\n    check b:\n        w = 1 gives 1\n",
+    "        loss = p -> p^2 gives m = 3\n        gives 3\n        gives [1], m = [2] within 1e-9\n"
+    "    check b:\n        w = 1 gives 1\n",
     in_rule('target critic = named("critic.*"), gen = other', "target x"),
     in_rule("state x = w, x_ag = w, a: model = next(1)", "state l2: model = 3e-4"),
     in_rule("state C: element[window(m)] = 0, K: model[window, window'] = 0"),
