@@ -86,7 +86,7 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     old = ctx.flow[key]
     if value.type.reach == "group" and old.type.reach == "model":
         value = agreed(ctx, value, span)
-    variable = key not in ctx.slot_of and not key.endswith("#d")
+    variable = key not in ctx.slot_of and key not in ctx.routed and not key.endswith("#d")
     if variable and ctx.fits(old.type, value.type) and not ctx.fits(value.type, old.type):
         ctx.flow[key] = value  # a var takes the finer type
     elif not key.endswith("#d") and not ctx.fits(value.type, old.type):

@@ -133,6 +133,10 @@ REFUSED = {
         "state s: model[window(norm(w, over = model))] = 0\nw <- w - s[0]",
         "the host must know how many places an axis has",
     ),
+    "a point that gains an axis in a block": (
+        "for params where ndim == 2:\n    w <- w - lr * normal(w, probes(2))\nother:\n    step lr",
+        "a value of type element[probes(2)] does not fit the slot of type element",
+    ),
     "an axis without end": ("w <- normal(w, probes(inf))[0]", "an axis has 1 to 1048576 places"),
     "a loop without end": ("repeat inf:\n    w <- w - lr", "a loop turns 0 to 1000000 times"),
     "a loop of each tensor's own length": (
