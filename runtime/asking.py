@@ -81,13 +81,13 @@ def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
 def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
     """Give the loop's answers their names: gradients as real local tensors, of descent."""
     for read, value in zip(phase.reads, answers, strict=True):
+        if frame.wrapped and isinstance(value, list):
+            value = [None if v is None else real(local(v)) for v in value]
         axes = _axes(phase.objective, read, value, frame)
         for label, n in zip(read.axes, axes, strict=False):
             frame.sizes[label.rstrip("'")] = n
         if read.what == "value":
             value = value.detach().double()
-        if frame.wrapped and isinstance(value, list):
-            value = [None if v is None else real(local(v)) for v in value]
         if read.what == "gradient" and any(frame.maximize):
             value = [
                 v if v is None or not frame.maximize[frame.groups[i]] else -v

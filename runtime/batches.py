@@ -86,3 +86,9 @@ def joined(a: Any, b: Any) -> Any:
     return pytree.tree_map(
         lambda x, y: torch.cat([x, y]) if isinstance(x, Tensor) and x.dim() else x, a, b
     )
+
+
+def of_the_text(op: str, arguments: list[Any], attributes: dict[str, Any]) -> list[Any]:
+    """What the text gives to a function of data; behind it stand the turns of the loops around."""
+    count = {"subset": 2, "draw": int(bool(attributes.get("sized")))}.get(op)
+    return arguments[:count]

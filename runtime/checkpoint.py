@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,11 +16,18 @@ def settled(optimizer: Any) -> None:
     optimizer.settle()
 
 
+def add_snapshots(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """What a rule may go back to is saved beside the state."""
+    kept = {"snapshots": list(optimizer._snapshots)} if optimizer._snapshots else {}
+    return {**state_dict, **kept}
+
+
 def keep_types(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Remember saved state as it is: torch casts every state to the type of its parameter."""
     state = named(optimizer.program, state_dict["state"])
     order = [i for group in state_dict["param_groups"] for i in group["params"]]
     optimizer._saved = [state.get(i, {}) for i in order]
+    optimizer._snapshots = copy.deepcopy(state_dict.get("snapshots", []))
     return {**state_dict, "state": state}
 
 

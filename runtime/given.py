@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .batches import of_the_text
 from .layout import Layout
 
 
@@ -109,7 +110,7 @@ class Given:
 
     def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
         if op in self.oracles:
-            return self.oracles[op](*arguments)
+            return self.oracles[op](*of_the_text(op, arguments, attributes))
         raise RuntimeError(f"the rule asks for data by `{op}`: pass oracles={{{op!r}: ...}}")
 
     def finish(self) -> None:

@@ -50,7 +50,7 @@ class Kernels:
         known = self.phases.get(id(phase))
         if known is None or known.phase is not phase or not known.fits(frame):
             known = self.phases[id(phase)] = Prepared(phase, frame, self)
-        if not known.passes_over(frame):
+        if not (known.passes_over(frame) and known.draws_in_order(frame)):
             return False
         known.run(frame)
         return True
@@ -69,6 +69,8 @@ class Prepared:
             how: [p for p in phase.inputs if p.how == how] for how in ("tensor", "group", "host")
         }
         self.inputs["model"] = [p for p in phase.inputs if p.how in ("model", "size")]
+        sources = [p.source for p in phase.inputs if p.how == "draw"]
+        self.draws = any(not x.startswith("chance") for x in sources)
         self.width = 1 + max((int(p.source) for p in self.inputs["host"]), default=-1)
         self.sums = [o for o in phase.outputs if o.combine]
         count = {
@@ -114,6 +116,11 @@ class Prepared:
         gone = {k for v in listed for k, x in enumerate(v) if x is None}
         found = [frame.get(p.source) for p in self.phase.inputs if p.how == "cell"] if gone else []
         return all(any(column[k] is None for column in found) for k in gone)
+
+    def draws_in_order(self, frame: Frame) -> bool:
+        """Whether the cells lie as they are counted: a kernel draws in the order of memory."""
+        tensors = (frame.tensors[i] for i in self.members if self.draws)
+        return all(t.is_contiguous() for t in tensors)
 
     def near(self, value: Any) -> Any:
         """A number that the device takes without waiting: one of its own, or a plain one."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .batches import Pieces, each, index, split, subset
+from .batches import Pieces, each, index, of_the_text, split, subset
 from .derivatives import (
     along,
     each_gradient,
@@ -360,8 +360,9 @@ class Objective(Loop):
         `draw` and `subset` take the rows that step, stream and turns of loops say: all ranks the
         same. The first argument of `draw` is its size if `sized` is set.
         """
+        own = of_the_text(op, arguments, attributes)
         if op in self.oracles:
-            return self.oracles[op](*arguments)
+            return self.oracles[op](*own)
         if op == "each":
             return each(arguments[0])
         if op == "split":
@@ -370,8 +371,8 @@ class Objective(Loop):
             return index(arguments[0])
         if op not in ("draw", "subset"):
             raise self.missing(f"data of its own (`{op}`)")
-        turns = arguments[2:] if op == "subset" else arguments[bool(attributes.get("sized")) :]
-        numbers = (self.turn, int(attributes.get("stream", 0)), *(int(x) for x in turns))
+        turns = (int(x) for x in arguments[len(own) :])
+        numbers = (self.turn, int(attributes.get("stream", 0)), *turns)
         if op == "subset":
             return subset(arguments[0], float(arguments[1]), numbers)
         return self.sources.draw(

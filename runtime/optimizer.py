@@ -15,7 +15,7 @@ from ..compiler.program import UNSCALE, Plan, Program
 from ..compiler.source import nearest
 from . import execute
 from .capture import Captures, capturing, obstacle
-from .checkpoint import keep_types, restore_types, settled
+from .checkpoint import add_snapshots, keep_types, restore_types, settled
 from .closure import Closure
 from .frame import Frame, took_part
 from .gradients import Gradients
@@ -77,6 +77,7 @@ class Optimizer(torch.optim.Optimizer):
         self._fresh()
         super().__init__(params, defaults)
         self.register_state_dict_pre_hook(settled)
+        self.register_state_dict_post_hook(add_snapshots)
         self.register_load_state_dict_pre_hook(keep_types)
         self.register_load_state_dict_post_hook(restore_types)
 
@@ -198,6 +199,7 @@ class Optimizer(torch.optim.Optimizer):
         if self.program.captured and plain and self.captures.step(self):
             return None
         layout = self._arrange()
+        self._refuse_swapped()
         if self.program.workers and self.workers is None:
             raise RuntimeError(alone(self.program, type(self).__name__))
         loop = self._loop(layout, closure, objective)
@@ -277,6 +279,8 @@ class Optimizer(torch.optim.Optimizer):
         self, layout: Layout, slots: Slots, kernels: Any, loop: Loop, batch: Any = None
     ) -> str:
         """The step over the tensors of a layout, all of them or one; the clock of steps stays."""
+        if layout.wrapped:
+            slots.follow()
         first = self.param_groups[0]
         call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
         scale, inputs, start = self.__dict__.get("grad_scale"), self._inputs, self.program.start
@@ -405,6 +409,13 @@ class Optimizer(torch.optim.Optimizer):
     def train(self, mode: bool = True) -> None:
         """Put the held point back into the parameters."""
         self._swap(not mode)
+
+    def _refuse_swapped(self) -> None:
+        """A step from the point of evaluation would be lost by `train()`."""
+        if self.program.evals and any("held" in state for state in self.state.values()):
+            raise RuntimeError(
+                "the parameters are at the point of evaluation: call optimizer.train() first"
+            )
 
     @torch.no_grad()
     def _swap(self, to_eval: bool) -> None:

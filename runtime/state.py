@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,6 +87,9 @@ class Slots:
             owner = self.state.get(self._owner(spec), {})
             if slot in owner:
                 value = owner[slot]
+                if spec.reach == "group" and len(value) < self._groups():
+                    self.columns[slot] = list(value.unbind())
+                    return False  # a group was added
                 self.columns[slot] = list(value.unbind()) if spec.reach == "group" else value
                 return True
             return False
@@ -105,6 +109,15 @@ class Slots:
         self.pending = self._absent(self.pending)
         self._renew()
         frame.slots = self.columns
+
+    def follow(self) -> None:
+        """Where a parameter was given other memory, its real numbers are there."""
+        for name in self.program.targets:
+            column = [to_local(self.layout.params[i]) for i in self.layout.members[name]]
+            pairs = zip(column, self.columns[name], strict=True)
+            if any(new.data_ptr() != old.data_ptr() for new, old in pairs):
+                self._renew()
+                self.columns[name] = column
 
     def _absent(self, slots: list[str]) -> list[str]:
         """Those that have no value yet for some tensor: its gradient was absent, say."""
@@ -140,23 +153,14 @@ class Slots:
             values: Any = spec.init
         else:
             plan = start(slot)
-            inner = Frame(
-                self.program,
-                frame.tensors,
-                frame.members,
-                frame.groups,
-                self.columns,
-                host.rows(plan.host),
-                host.group_rows(plan.host),
-                frame.loop,
-                frame.batch,
-                frame.call,
-                frame.seed,
-                frame.maximize,
+            inner = replace(
+                frame,
+                slots=self.columns,
+                rows=host.rows(plan.host),
+                group_rows=host.group_rows(plan.host),
                 functional=True,
-                inputs=frame.inputs,
-                worker=frame.worker,
-                shards=frame.shards,
+                kernels=None,
+                values={},
             )
             execute.run(plan, inner)
             values = inner.get(plan.metrics["value"])
@@ -180,14 +184,19 @@ class Slots:
                     self.state[p][sizes_of(slot)] = sizes
                     self.begun.append((sizes_of(slot), p))
 
+    def _groups(self) -> int:
+        return len(set(self.layout.groups)) or 1
+
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
-        count, device = len(set(self.layout.groups)) or 1, self._owner(spec).device
+        count, device = self._groups(), self._owner(spec).device
         self.begun.append((slot, self._owner(spec)))
         if not isinstance(values, list):
             kind = torch.bool if spec.logical else torch.float64
             values = torch.as_tensor(values, dtype=kind, device=device).clone()
             values = [values.clone() for _ in range(count)] if spec.reach == "group" else values
         if spec.reach == "group":
+            known = self.columns.get(slot, [])
+            values = [*known, *values[len(known) :]]
             whole = torch.stack([v.double().to(device) for v in values])
             self.state[self._owner(spec)][slot] = whole
             self.columns[slot] = list(whole.unbind())

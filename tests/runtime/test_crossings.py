@@ -1,0 +1,149 @@
+"""Where features meet: saved snapshots, evaluation, groups that join, moved memory, draws."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import optc
+from optc.runtime.native import compiler
+
+from .compare import objective, start
+from .test_versions import BACK
+
+BACKENDS = ["eager", *(["c"] if compiler() else [])]
+MOMENTUM = """rule r(lr = 0.1):
+    state m = {0}
+    m <- 0.9 * m + grad(w)
+    w <- w - lr * m
+"""
+NOISY = """rule r(lr = 0.1):
+    state z = normal(w)
+    w <- w - lr * grad(w) + 0.1 * normal(w) + 0.1 * z
+"""
+
+
+def run(opt: Any, steps: int) -> list[torch.Tensor]:
+    values = [p for group in opt.param_groups for p in group["params"]]
+    for _ in range(steps):
+
+        def closure() -> torch.Tensor:
+            opt.zero_grad()
+            loss = objective(values)
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+    return values
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(v) for _, v in start()]
+
+
+def test_what_is_gone_back_to_is_saved() -> None:
+    rule = optc.loads(BACK.format(2))
+    whole = run(rule(parameters()), 9)
+    first, second = rule(parameters()), rule(parameters())
+    halfway = run(first, 5)
+    run(second, 7)
+    with torch.no_grad():
+        for p, q in zip(second.param_groups[0]["params"], halfway, strict=True):
+            p.copy_(q)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert all(map(torch.equal, run(second, 4), whole))
+    second.load_state_dict(rule(parameters()).state_dict())
+    assert second._snapshots == []
+
+
+def test_a_step_from_the_point_of_evaluation_is_refused() -> None:
+    text = "rule r(lr = 0.1):\n    state x = w\n    w <- w - lr * grad(w)\n"
+    opt = optc.loads(text + "    x <- 0.9 * x + 0.1 * w\n    eval x\n")(parameters())
+    run(opt, 2)
+    opt.eval()
+    with pytest.raises(RuntimeError, match=r"optimizer\.train\(\) first"):
+        run(opt, 1)
+    opt.train()
+    run(opt, 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_group_that_joins_has_state_of_its_own(backend: str) -> None:
+    text = """rule r(lr = 0.1):
+    state s: group = 2
+    s <- s + norm(grad(w), over = group)
+    w <- w - lr * grad(w) / s
+    metric s = s
+"""
+    params = parameters()
+    opt = optc.loads(text)(params[:2], backend=backend)
+    run(opt, 2)
+    before = float(opt.metrics["s"])
+    opt.add_param_group({"params": params[2:]})
+    run(opt, 1)
+    grown = [
+        float(sum((p.grad**2).sum() for p in part)) ** 0.5 for part in (params[:2], params[2:])
+    ]
+    expected = [before + grown[0], 2 + grown[1]]
+    assert [float(x) for x in opt.metrics["s"]] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("begins", ["zeros(w)", "grad(w)"])
+def test_a_complex_parameter_in_other_memory(begins: str, backend: str) -> None:
+    """As `module.to()` and weights that are assigned to `p.data` leave it."""
+    moved, plain = (torch.nn.Parameter(torch.ones(3, 2, dtype=torch.complex128)) for _ in range(2))
+    rule = optc.loads(MOMENTUM.format(begins))
+    for p, moves in ((moved, True), (plain, False)):
+        opt = rule([p], backend=backend)
+        for _ in range(4):
+            p.grad = torch.full_like(p, 1 + 2j)
+            opt.step()
+            if moves:
+                p.data = p.data.clone()
+    assert torch.equal(moved, plain) and not torch.equal(plain, torch.ones_like(plain))
+
+
+def test_first_values_drawn_within_backward_are_those_of_the_whole_step() -> None:
+    rule = optc.loads(NOISY)
+    expected = run(rule(parameters()), 3)
+    params = parameters()
+    opt = rule(params, in_backward=True)
+    for _ in range(3):
+        objective(params).backward()
+        opt.step()
+    assert all(map(torch.allclose, params, expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_draws_do_not_ask_how_a_tensor_lies(backend: str) -> None:
+    found = []
+    for turned in (False, True):
+        params = parameters()
+        if turned:
+            params[0] = torch.nn.Parameter(params[0].detach().t().contiguous().t())
+        found.append(run(optc.loads(NOISY)(params, backend=backend), 3))
+    assert not found[1][0].is_contiguous()
+    assert all(map(torch.allclose, *found))
+
+
+@pytest.mark.parametrize("turns", [2, 40])
+def test_a_subset_of_the_users_gets_what_the_text_says(turns: int) -> None:
+    text = f"""rule r(lr = 0.1):
+    repeat {turns}:
+        w <- w - lr * grad(loss, w, on = subset(batch, 0.5))
+"""
+    asked = []
+
+    def subset(batch: torch.Tensor, share: Any) -> torch.Tensor:
+        asked.append(float(share))
+        return batch[:2]
+
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = optc.loads(text)([p])
+    opt.bind(objective=lambda b: (p * b.mean()).sum(), oracles={"subset": subset})
+    opt.step(batch=torch.arange(4.0))
+    assert asked == [0.5] * turns
