@@ -279,7 +279,8 @@ def _unsized(ctx: Context) -> None:
     order = list(postorder([*graph.roots(), *inits]))
     order += [n for loop in order if loop.op == "loop" for n in body_nodes(loop["body"])]
     made = [n for n in order if n.op in MADE]
-    brought = {a.name for n in order if n.op in BRINGING for a in n.type.axes}
+    brought = {a.name for n in order for a in n.type.axes if a.size is not None}
+    brought |= {a.name for n in order if n.op in BRINGING for a in n.type.axes}
     brought |= {a.name for t in graph.inputs.values() for a in t.axes} | {"all", *SIDES}
     asked = {n["objective"] for n in order if n.op == "evaluate"}
     brought |= {a.name for name in asked for a in graph.objectives[name].axes}
