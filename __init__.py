@@ -18,6 +18,7 @@ _HOMES = {
     "simulate": "runtime.workers",
     "compile": "api",
     "parameters": "api",
+    "torch_state": "runtime.torch_state",
     "Optimizer": "runtime.optimizer",
     "CompileError": "compiler.source",
     "primitive": "compiler.primitive",

@@ -12,6 +12,7 @@ from .parse import parse
 from .primitive import Registry
 from .schedule import DEFAULT, Schedule
 from .source import Source
+from .types import SIDES, Axis
 
 if TYPE_CHECKING:
     from .program import Lowerings, Plan
@@ -123,7 +124,7 @@ def _slots(graph: Graph, kept: dict[str, Any]) -> dict[str, Any]:
             x.kind,
             x.type.reach,
             x.type.domain,
-            tuple(a.size if isinstance(a.size, int) else None for a in x.type.axes),
+            tuple(_places(a) for a in x.type.axes),
             x.type.logical,
             _constant(x.init),
             kept.get(p, Format()),
@@ -133,6 +134,14 @@ def _slots(graph: Graph, kept: dict[str, Any]) -> dict[str, Any]:
             size = sizes_of(p)
             slots[size] = SlotSpec(size, "state", "block", x.domain, (), False, 0.0)
     return slots
+
+
+def _places(axis: Axis) -> int | str | None:
+    """How many places an axis of a slot has: a number, the side of a matrix that says it, or what
+    is known to the host alone."""
+    if isinstance(axis.size, int):
+        return axis.size
+    return axis.name if axis.name in SIDES else None
 
 
 def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:

@@ -29,3 +29,8 @@ def sizes_of(slot: str) -> str:
     """The slot that keeps the sizes of the blocks of an int8 slot; of a routed part its own."""
     path, at, domain = slot.partition("@")
     return f"{path}.size{at}{domain}"
+
+
+def rest_of(slot: str) -> str:
+    """The slot that keeps what rounding took from another one."""
+    return f"{slot}.rest"

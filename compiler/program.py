@@ -230,7 +230,8 @@ class SlotSpec:
     kind: str
     reach: str
     domain: str
-    axes: tuple[Any, ...]
+    axes: tuple[int | str | None, ...]
+    """Places of its axes: a number, `rows` or another side of a matrix, None if the host says."""
     logical: bool
     init: Any = None
     format: Format = Format()

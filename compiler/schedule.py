@@ -15,7 +15,7 @@ from typing import Any
 from . import syntax as s
 from .analysis import bar_to_backward, bar_to_capture
 from .expression_text import text
-from .formats import Format
+from .formats import Format, rest_of
 from .ir import Graph, Node, Slot, postorder, substitute
 from .source import CompileError, Diagnostic, Span, nearest
 from .types import FINE
@@ -269,11 +269,6 @@ def _dither(graph: Graph, op: str, at: int, node: Node) -> Node:
     how, stream = f"chance{at % 8}", STREAM + at // 8
     chance = graph.add("random", type=node.type, span=node.span, how=how, stream=stream)
     return graph.add(op, node, chance, type=node.type, span=node.span)
-
-
-def rest_of(path: str) -> str:
-    """The slot that keeps what rounding took from another one."""
-    return f"{path}.rest"
 
 
 def _compensated(graph: Graph, path: str, format: Format) -> Graph:

@@ -84,12 +84,16 @@ class CompileError(Exception):
         super().__init__("\n\n".join(str(d) for d in self.diagnostics))
 
 
+def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name that a misspelt one is meant for; "" where none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(known)), 1, cutoff)), "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A suggestion for a misspelt name: `did you mean ...?`, or what there is."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{close[0]}`?"
+    if close := near(name, known):
+        return f"did you mean `{close}`?"
     if not known:
         return ""
     shown = ", ".join(known[:12])

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compiler.program import Program
+from ..compiler import cells
+from ..compiler.formats import rest_of
+from ..compiler.program import Program, SlotSpec
+from . import int8
+from .state import to_local, type_of
+from .tensors import local
 
 
 def settled(optimizer: Any) -> None:
@@ -23,9 +28,19 @@ def add_snapshots(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_types(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Remember saved state as it is: torch casts every state to the type of its parameter."""
-    state = named(optimizer.program, state_dict["state"])
+    """Remember the state to load: torch casts every state to the type of its parameter.
+
+    What does not fit this rule and these parameters is refused before anything is taken.
+    """
+    program, groups = optimizer.program, optimizer.param_groups
+    state = dict(named(program, state_dict["state"]))
     order = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in groups for p in group["params"]]
+    names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
+    for k, (i, p) in enumerate(zip(order, params, strict=False)):
+        if i in state:
+            _same_shapes(program, state[i], p, names[k] or f"parameter {k}", len(groups))
+            state[i] = as_kept(program, state[i], p)
     optimizer._saved = [state.get(i, {}) for i in order]
     optimizer._snapshots = copy.deepcopy(state_dict.get("snapshots", []))
     return {**state_dict, "state": state}
@@ -39,7 +54,8 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
     """
     _same_form(program, state)
     found = {key for entries in state.values() for key in entries}
-    own = {s for s, spec in program.slots.items() if spec.kind == "state"}
+    rests = {rest_of(s) for s, x in program.slots.items() if x.format.rounding == "kahan"}
+    own = {s for s, spec in program.slots.items() if spec.kind == "state"} - rests
     missing, foreign = own - found, found - own - {"step"}
     if not missing or not foreign:
         return state
@@ -71,6 +87,55 @@ def _same_form(program: Program, state: dict[Any, Any]) -> None:
                     f"Invalid state: `{key}` was saved as {saved}, and {program.name} keeps "
                     f"{kept}: load the rule with the schedule that it was saved with"
                 )
+
+
+def _same_shapes(
+    program: Program, entries: dict[str, Any], p: Tensor, name: str, groups: int
+) -> None:
+    """A state has the cells of its parameter, and as many places of its axes as the rule says."""
+    for key, value in entries.items():
+        if key not in program.slots or not isinstance(value, Tensor):
+            continue
+        found, wanted = (
+            tuple(local(value).shape),
+            _shape(program.slots[key], to_local(p), groups, program),
+        )
+        fits = len(found) == len(wanted) and all(
+            w is None or w == f for w, f in zip(wanted, found, strict=True)
+        )
+        if not fits:
+            shown = ", ".join("any" if w is None else str(w) for w in wanted)
+            raise ValueError(
+                f"Invalid state: `{key}` of {name} was saved with the shape {list(found)}, and "
+                f"{program.name} keeps [{shown}] for it"
+            )
+
+
+def _shape(spec: SlotSpec, like: Tensor, groups: int, program: Program) -> tuple[int | None, ...]:
+    """The shape in which a slot is kept for a parameter; None where the host says the places."""
+    if spec.reach == "block":
+        codes = program.slots[spec.path.removesuffix(".size")]
+        return (int8.sizes_like(like, codes.format).numel(),)
+    axes = tuple(cells.SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
+    first = (groups,) if spec.reach == "group" else ()
+    return (*first, *axes, *cells.extent(like.shape, spec.reach))
+
+
+def as_kept(program: Program, entries: dict[str, Any], p: Tensor) -> dict[str, Any]:
+    """The state of a parameter in the types in which the schedule at hand keeps it."""
+    result = dict(entries)
+    for key, value in entries.items():
+        spec, rest = program.slots.get(key), rest_of(key)
+        if spec is None or not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if spec.reach == "block":  # the sizes of int8's blocks
+            continue
+        if rest in entries and rest not in program.slots:
+            value = value.float() + result.pop(rest).float()
+        result[key] = value.to(type_of(spec, to_local(p)))
+        if spec.format.rounding == "kahan" and rest not in entries:
+            result[rest] = (value.double() - result[key].double()).to(result[key].dtype)
+    return result
 
 
 def _listed(names: set[str]) -> str:

@@ -24,7 +24,7 @@ from .inspection import parameters_of
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
-from .options import of_call
+from .options import of_call, refuse_misspelt
 from .state import Slots, to_local
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
@@ -125,6 +125,7 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked, what it leaves out has its default."""
         self.settle()
+        refuse_misspelt(self.program, param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name, bound in self.program.bounds.items():

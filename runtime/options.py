@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..compiler.program import Program
+from ..compiler.source import near
 
 WITHOUT_EFFECT = ("foreach", "fused")
 REFUSED = ("capturable", "differentiable")
 """Arguments of torch's optimizers: how those run (`backend` says it here), and what is not had."""
+
+OF_GROUPS = (
+    *("params", "param_names", "module_types", "name", "maximize", "seed", "calls", "steps"),
+    *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "lr_scale", "swa_lr"),
+    *WITHOUT_EFFECT,
+    *REFUSED,
+)
+"""Keys of a parameter group that are no options: those of torch, its schedulers, and ours."""
 
 
 def with_defaults(program: Program, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,3 +44,17 @@ def of_call(program: Program, args: Sequence[Any], options: Mapping[str, Any]) -
             raise ValueError(f"Invalid option: {program.name} has no {name}")
     torchs = {*WITHOUT_EFFECT, *REFUSED} - {*names}
     return with_defaults(program, {k: v for k, v in given.items() if k not in torchs})
+
+
+def refuse_misspelt(program: Program, group: Mapping[str, Any]) -> None:
+    """A key of a parameter group that is nearly an option's name.
+
+    Others pass: torch, its schedulers and wrappers, and users keep labels of their own there.
+    """
+    for key in group:
+        meant = "" if key in (*program.options, *OF_GROUPS) else near(key, program.options, 0.75)
+        if meant:
+            raise ValueError(
+                f"Invalid parameter group: {program.name} has no option {key!r}; "
+                f"did you mean {meant!r}?"
+            )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiler.cells import extent
 from ..compiler.formats import sizes_of
 from ..compiler.program import Plan, Program
 from . import execute, int8
@@ -225,12 +226,22 @@ def working_type(like: Tensor) -> torch.dtype:
     return torch.float32 if like.dtype in LOW else like.dtype
 
 
+def type_of(spec: Any, like: Tensor) -> torch.dtype:
+    """The type in which the numbers of a slot are kept for a tensor."""
+    if spec.logical:
+        return torch.bool
+    if spec.reach in ("model", "group") or spec.reach == "tensor" and not spec.axes:
+        return torch.float64
+    return TYPES.get(spec.format.type) or working_type(like)
+
+
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
-    dtype = torch.bool if spec.logical else TYPES.get(spec.format.type) or working_type(like)
+    dtype = type_of(spec, like)
     if spec.reach == "tensor" and not spec.axes:
-        kind = torch.bool if spec.logical else torch.float64
-        return torch.as_tensor(value, dtype=kind, device=like.device).clone()
+        return torch.as_tensor(value, dtype=dtype, device=like.device).clone()
+    if not isinstance(value, Tensor) and spec.reach != "element":
+        return torch.full(extent(like.shape, spec.reach), value, dtype=dtype, device=like.device)
     if not isinstance(value, Tensor):
         return torch.full_like(like, value, dtype=dtype, memory_format=torch.preserve_format)
     if spec.reach == "element" and not spec.axes:

@@ -11,7 +11,7 @@ import torch
 
 from optc.runtime.optimizer import optimizer_class
 
-from .compare import compiled, made, train
+from .compare import compiled, difference, interpreted, made, train
 from .rules import ADAMW, AVERAGED, MOMENTUM, VETO
 
 
@@ -124,3 +124,85 @@ def test_the_copy_of_a_scheduled_optimizer_steps_itself() -> None:
         train(theirs, twin, 1)
         moved = [not torch.equal(p, q) for p, q in zip((*params, *theirs), before, strict=True)]
         assert not any(moved[: len(params)]) and any(moved[len(params) :])
+
+
+BFLOAT16 = MOMENTS + "\nschedule a:\n    store exp_avg as bf16\n"
+PAIR = MOMENTS + "\nschedule a:\n    store exp_avg as bf16(kahan)\n"
+
+
+@pytest.mark.parametrize("saved", [MOMENTS, BFLOAT16, PAIR])
+@pytest.mark.parametrize("wanted", [MOMENTS, BFLOAT16, PAIR])
+def test_a_schedule_at_hand_says_how_loaded_state_is_kept(saved: str, wanted: str) -> None:
+    params, opt = made(saved)
+    train(params, opt, 3)
+    twins, resumed = made(wanted)
+    for p, q in zip(params, twins, strict=True):
+        q.data.copy_(p.data)
+    resumed.load_state_dict(copy.deepcopy(opt.state_dict()))
+    kept, was = resumed.state[twins[0]], opt.state[params[0]]
+    assert kept["adam.exp_avg"].dtype == (torch.float32 if wanted is MOMENTS else torch.bfloat16)
+    assert ("adam.exp_avg.rest" in kept) == (wanted is PAIR)
+    whole = [
+        s["adam.exp_avg"].float() + s.get("adam.exp_avg.rest", torch.zeros(())) for s in (kept, was)
+    ]
+    within = 2**-8 if wanted is BFLOAT16 else 2**-15
+    torch.testing.assert_close(whole[0], whole[1].float(), rtol=within, atol=0)
+    train(params, opt, 1)
+    train(twins, resumed, 1)
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+
+
+def test_a_pair_goes_on_from_a_checkpoint_of_torch() -> None:
+    params, opt = made(PAIR)
+    theirs = torch.optim.Adam(params, lr=0.01)
+    train(params, theirs, 3)
+    opt.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    kept, mean = opt.state[params[0]], theirs.state[params[0]]["exp_avg"]
+    assert kept["adam.exp_avg"].dtype == kept["adam.exp_avg.rest"].dtype == torch.bfloat16
+    whole = kept["adam.exp_avg"].float() + kept["adam.exp_avg.rest"]
+    torch.testing.assert_close(whole, mean, rtol=2**-15, atol=0)
+
+
+FACTORS = """
+rule a(lr = 0.1):
+    state P: tensor[rows, rows'] = 0, v: row = 0, n = norm(w, over = tensor)
+    state C: element[window(4)] = 0, total: model[losses(2)] = 0
+    P <- P + matrix(grad(w)) @ transpose(matrix(grad(w)))
+    C[0] <- grad(w)
+    v <- 0.5 * v + mean(grad(w), over = row)
+    n <- n + sum(v, over = tensor) + sum(P, over = (rows, rows')) + sum(total, over = losses)
+    w <- w - lr * (grad(w) + sum(C, over = window) + 0 * n)
+"""
+
+
+@pytest.mark.parametrize("slot", ["P", "v", "n", "C", "total"])
+def test_a_state_of_another_shape_is_refused_at_load(slot: str) -> None:
+    params, opt = made(FACTORS)
+    train(params, opt, 2)
+    state = copy.deepcopy(opt.state_dict())
+    opt.load_state_dict(state)
+    train(params, opt, 1)
+    before = copy.deepcopy(opt.state_dict())
+    state["state"][0][slot] = state["state"][0][slot].new_zeros(7, 7)
+    state["param_groups"][0]["lr"] = 5.0
+    with pytest.raises(ValueError, match=rf"Invalid state: `{slot}` of parameter 0 .*\[7, 7\]"):
+        opt.load_state_dict(state)
+    after = opt.state_dict()
+    assert before["param_groups"] == after["param_groups"]
+    for i, entries in before["state"].items():
+        assert all(torch.equal(x, after["state"][i][key]) for key, x in entries.items())
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_a_state_of_rows_that_begins_as_a_number_has_a_number_a_row(backend: str) -> None:
+    text = """
+rule a(lr = 0.1):
+    state v: row = 0
+    v <- 0.5 * v + mean(grad(w)^2, over = row)
+    w <- w - lr * grad(w) / (sqrt(v) + 1)
+"""
+    params, opt = made(text, torch.float64, backend=backend)
+    train(params, opt, 3)
+    assert [tuple(opt.state[p]["v"].shape) for p in params] == [(5, 1), (2, 1), (5,), ()]
+    assert difference(params, interpreted(text, 3).tensors()) < 1e-12

@@ -62,6 +62,27 @@ def test_unknown_options_are_refused() -> None:
         made(momentum=0.9)
 
 
+@pytest.mark.parametrize("wrong", [{"lrr": 1.0}, {"beta": (0.9, 0.9)}, {"weight_deacy": 0.0}])
+def test_a_misspelt_option_of_a_group_is_refused(wrong: dict[str, Any]) -> None:
+    (key,) = wrong
+    meant = {"lrr": "lr", "beta": "betas", "weight_deacy": "weight_decay"}[key]
+    params = [torch.nn.Parameter(v) for _, v in start(torch.float32)]
+    cls = optimizer_class(compiled(ADAMW))
+    with pytest.raises(ValueError, match=f"no option '{key}'; did you mean '{meant}'"):
+        cls([{"params": params, **wrong}])
+    opt = cls([{"params": params[:1]}])
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        opt.add_param_group({"params": params[1:], **wrong})
+    assert len(opt.param_groups) == 1
+
+
+def test_keys_of_torch_and_labels_stay_in_their_group() -> None:
+    params = [torch.nn.Parameter(v) for _, v in start(torch.float32)]
+    extra = {"initial_lr": 0.1, "foreach": True, "name": "body", "lr_scale": 0.5, "label": 1}
+    opt = optimizer_class(compiled(ADAMW))([{"params": params, **extra}])
+    assert extra.items() <= opt.param_groups[0].items()
+
+
 def test_schedulers_see_and_set_lr() -> None:
     params, opt = made(MOMENTUM, lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
