@@ -8,7 +8,7 @@ import torch
 
 from .. import cells, torch_ops
 from ..ir import Node
-from ..types import COARSE
+from ..types import COARSE, FINE
 from .state import Cells
 from .values import Values
 
@@ -60,7 +60,11 @@ def _spread(values: Values, node: Node, chosen: Node) -> Cells:
     for k, i in enumerate(places):
         x = values.at(chosen, k, i, node.type.reach)
         like = values.like(i) if node.type.reach != "group" else None
-        result.append(x if x is None else torch_ops.align(x, chosen.type, node.type, like))
+        x = x if x is None else torch_ops.align(x, chosen.type, node.type, like)
+        plain = chosen.type.reach not in FINE and not node.type.axes  # it counts in every cell
+        if x is not None and like is not None and node.type.reach in FINE and plain:
+            x = cells.spread(x, (), node.type.reach, like)
+        result.append(x)
     return result
 
 

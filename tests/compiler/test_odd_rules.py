@@ -27,6 +27,10 @@ RULES = {
     "draws for columns with an axis": """
         z = normal(norm(w, over = column), probes(3))
         w <- w - lr * sum(z, over = model)[0] * mean(grad(w + z), over = probes)""",
+    "a number chosen for all cells": """
+        g = grad(w)
+        a = norm(where(call % 3 == 0, numel, g), over = model)
+        w <- w - lr * g * a / (1 + a)""",
     "a draw like an option": """
         w <- w - lr * grad(w) * uniform(lr) - 0.1 * mean(normal(lr, probes(2)), over = probes)""",
     "draws for a state of rows": """
