@@ -159,6 +159,8 @@ def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bo
 def _fold(x: Tensor, how: str, dims: tuple[int, ...], keep: bool) -> Tensor:
     if not dims:
         return x
+    if how in ("max", "min") and not all(x.shape[d] for d in dims):  # torch has no largest of none
+        return torch.sum(x, dim=dims, keepdim=keep).fill_(EMPTY[how])
     if how in ("sum", "max", "min"):
         function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[how]
         return function(x, dim=dims, keepdim=keep)  # type: ignore[operator]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..compiler.program import Evaluate, Program, SlotSpec
+from ..compiler.program import Call, Evaluate, Loop, Port, Program, SlotSpec
 from . import execute
 from .frame import Frame, took_part
 from .given import Given
@@ -56,11 +56,7 @@ class Step:
             n: [leaves[i] for i in layout.members[n]] for n in self.program.targets
         }
         frame = self._frame(layout, host, slots, None, None, 1, 0, self._starts.values())
-        early = [
-            n
-            for n, plan in self._starts.items()
-            if not any(isinstance(p, Evaluate) for p in plan.phases)
-        ]
+        early = [n for n, plan in self._starts.items() if not any(map(_waits, plan.phases))]
         for name, slot in self._numbers.items():
             frame.slots[name] = _first(slot, frame)
         self._begin(frame, host, early)
@@ -117,7 +113,7 @@ class Step:
     ) -> tuple[Any, State, dict[str, Any]]:
         """One step. `loss` is a function of the point (and of the batch, if one is given)."""
         leaves, spec = pytree.tree_flatten(w)
-        group = {**state["options"], **options, "params": leaves}
+        group = {**state["options"], **options, "params": leaves, "seed": seed}
         layout = Layout(self.program, [group])
         t = [n + 1 for n in state["t"]]
         call, steps = state["calls"] + 1, state["steps"] + 1
@@ -130,6 +126,7 @@ class Step:
         slots.update(state["slots"])
         given = Given(spec, loss, gradient, oracles or {}, layout)
         frame = self._frame(layout, host, slots, given, batch, call, seed, [plan])
+        frame.inputs = inputs or {}
         begun = [n for n in self._starts if n not in frame.slots]
         self._begin(frame, host, begun)
         snapshots = list(state.get("snapshots", ()))
@@ -171,6 +168,14 @@ class Step:
                     fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)
                 ]
             frame.slots[name] = value
+
+
+def _waits(phase: Any) -> bool:
+    """Whether a phase needs what only a step has: a loss, data, a seed."""
+    if isinstance(phase, Loop):
+        return any(map(_waits, phase.body))
+    draws = any(p.how == "draw" for p in getattr(phase, "inputs", ()) if isinstance(p, Port))
+    return draws or isinstance(phase, Evaluate | Call)
 
 
 def _first(slot: SlotSpec, frame: Frame) -> Any:

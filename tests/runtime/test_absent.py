@@ -123,3 +123,23 @@ def test_it_is_the_step_of_the_interpreter(
         for key, value in meaning.metrics.items():
             assert float(opt.metrics[key]) == pytest.approx(float(value), rel=1e-12), (step, key)
     assert [int(opt.state[p]["step"]) + 1 for p in values] == meaning.t
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_largest_cell_of_an_empty_tensor(backend: str) -> None:
+    text = """rule r(lr = 0.1):
+    state r: row = 0
+    g = grad(w)
+    r <- r + max(g, over = row)
+    w <- w - lr * g / max(abs(g), over = model) + 0 * r
+    metric most = max(g, over = model)
+    metric each = max(max(g, over = tensor), over = model)
+"""
+    shapes = ((0, 3), (2, 2), (), (3, 0))
+    params = [torch.nn.Parameter(torch.ones(s, dtype=torch.float64)) for s in shapes]
+    opt = optimizer_class(compiled(text))(params, backend=backend)
+    for p in params:
+        p.grad = torch.full_like(p, 3.0)
+    opt.step()
+    assert float(opt.metrics["most"]) == float(opt.metrics["each"]) == 3
+    assert params[1].tolist() == [[0.9, 0.9], [0.9, 0.9]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import optc
 from optc.runtime.functional import Step
 
 from .compare import compiled
@@ -100,3 +101,23 @@ def test_it_is_differentiable_through() -> None:
 
     w = torch.tensor([1.0, 2.0], dtype=torch.float64)
     torch.testing.assert_close(torch.func.grad(after)(w), 1 - 0.1 * 6 * w)
+
+
+def test_it_draws_and_flips_coins_as_the_optimizer_does() -> None:
+    text = """rule r(lr = 0.1):
+    state z = normal(w), n: model = normal()
+    if coin(0.5):
+        w <- w - lr * grad(w) + 0.1 * normal(w) + z + n
+    else:
+        w <- w + z
+"""
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    rule = optc.loads(text)
+    opt, step = rule([p], seed=5), Step(rule.program)
+    w = p.detach().clone()
+    state = step.init(w)
+    for _ in range(4):
+        p.grad = torch.ones_like(p)
+        opt.step()
+        w, state, _ = step(w, state, gradient=torch.ones_like(w), seed=5)
+        assert torch.allclose(p, w, rtol=1e-12)
