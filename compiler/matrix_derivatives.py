@@ -70,11 +70,11 @@ def _renamed(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) 
 
 
 def _order(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
-    """flip is its own transpose; that of a running sum is one from the end."""
-    if node["how"] not in ("flip", "cumsum"):
+    """flip is its own transpose; a running sum, or a roll, has that of one from the end."""
+    if node["how"] not in ("flip", "cumsum", "roll"):
         ctx.error("E307", f"`{node['how']}` has no derivative here", node.span)
     value = full(ctx, adjoint, node.type, node.span)
-    ways = ("flip",) if node["how"] == "flip" else ("flip", "cumsum", "flip")
+    ways = ("flip",) if node["how"] == "flip" else ("flip", node["how"], "flip")
     for how in ways:
         value = ctx.graph.add(
             "order", value, type=value.type, span=node.span, how=how, over=node["over"]

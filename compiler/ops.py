@@ -85,7 +85,7 @@ OPS: dict[str, Op] = dict(
             "({0} > 0 ? 1 : {0} < 0 ? -1 : {0})",
             triton="optc_sign({0})",
         ),
-        _row("sqrt", 1, "sqrt", "optc_sqrt{f}({0})", "1 / (2 * r)"),
+        _row("sqrt", 1, "sqrt", "optc_sqrt{f}({0})", "0.5 // r"),
         _row("exp", 1, "exp", "optc_exp{f}({0})", "r"),
         _row("ln", 1, "log", "optc_log{f}({0})", "1 / a"),
         _row("sin", 1, "sin", "optc_sin{f}({0})", "cos(a)"),

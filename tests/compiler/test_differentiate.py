@@ -262,6 +262,17 @@ w <- J[2]"""
     assert largest_gap([x.detach() for x in run.tensors()], wanted) < 1e-10
 
 
+def test_a_norm_of_nothing_has_no_slope() -> None:
+    """As in torch: the length of zero has many subgradients, and zero is one of them."""
+    body = "f = p -> norm(p - w, over = model) + sum(norm(p - w, over = row)^2, over = model)"
+    run = ran(f"{body}\nw <- grad(f, w)", leaves())
+    assert all(bool((x == 0).all()) for x in run.tensors())
+
+
+def test_a_rolled_axis_rolls_back() -> None:
+    check_gradient("dot(roll(flat(p), over = all), sin(flat(p)), over = all)")
+
+
 def test_a_captured_name_is_a_constant() -> None:
     tensors = leaves()
     run = ran("c = 3 * w\nw <- grad(p -> dot(p, c, over = model), w)", tensors)

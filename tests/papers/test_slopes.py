@@ -153,3 +153,33 @@ def test_the_bures_distance_pulls_along_the_transport_map() -> None:
     value, slope = sloped(loss, [[2.0, 0.5], [0.5, 1.0]], inputs, Y=Y)
     assert value == pytest.approx(0.8838, abs=5e-5)
     near(slope, [[0.2477, 0.2780], [0.2780, -0.8316]], 5e-5)
+
+
+@pytest.mark.parametrize("y", [0.0, 0.5, 1.0])
+def test_an_entropy_has_its_slope_where_a_network_begins(y: float) -> None:
+    """The slope of a logit is its probability less the label, at a logit of 0 too."""
+    loss = "iterated_field_loss(Z + sum(p, over = model), y)"
+    inputs = "input Z: model[iterations, examples], y: model[examples]"
+    _, slope = sloped(loss, [0.0], inputs, Z=[[0.0], [0.0]], y=[y])
+    near(slope, [0.5 - y], 1e-12)
+
+
+def test_goodness_at_its_threshold_has_a_slope() -> None:
+    inputs = "input wrong: model[examples, channels]"
+    loss = "forward_forward_local(matrix(p), wrong)"
+    _, slope = sloped(loss, [[1.0, 1.0]], inputs, wrong=[[3.0, 0.0]])
+    near(slope, [[-1.0, -1.0]], 1e-12)
+
+
+def test_a_step_without_error_has_no_stiffness_and_no_slope() -> None:
+    names = [f"{n}: model[accepted, dims]" for n in ("k_a", "g_b", "k_b")]
+    same = [[1.0, 2.0], [0.5, 1.0]]
+    _, slope = sloped(
+        "solver_stiffness_reg(matrix(p), k_a, g_b, k_b; stability_size = 1)",
+        [[1.1, 2.0], [0.5, 1.0]],
+        f"input {', '.join(names)}",
+        k_a=[[-5.5, -10.0], [-2.5, -5.0]],
+        g_b=same,
+        k_b=[[-5.0, -10.0], [-2.5, -5.0]],
+    )
+    near(slope, [[-50.0, 0.0], [0.0, 0.0]], 1e-9)
