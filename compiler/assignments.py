@@ -94,11 +94,20 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
             "E304",
             f"a value of type {value.type} does not fit the slot of type {old.type}",
             span,
-            f"declare the slot with `: {value.type}`, or reduce the value",
+            _drawn(ctx, key, value)
+            or f"declare the slot with `: {value.type}`, or reduce the value",
         )
     else:
         ctx.flow[key] = value if key.endswith("#d") else ctx.expand(value, old.type, span)
     ctx.writes += key in ctx.slot_of
+
+
+def _drawn(ctx: Context, key: str, value: Node) -> str:
+    """What helps where a draw has other cells than its slot."""
+    if value.op != "random":
+        return ""
+    name = ctx.slot_of.get(key, key).partition("%")[0].rpartition(".")[2]
+    return f"`{value['how']}({name})` draws a number for each place of `{name}`"
 
 
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:

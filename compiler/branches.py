@@ -54,9 +54,9 @@ def branch(
         return block(ctx, scope, body if known else orelse)
     start = dict(ctx.flow)
     opposite = ctx.map("not", condition, span=span)
-    yes_names = _side(ctx, scope, condition, body, block)
+    yes_names = _side(ctx, scope, condition, body, block, span)
     yes, ctx.flow = ctx.flow, dict(start)
-    no_names = _side(ctx, scope, opposite, orelse, block)
+    no_names = _side(ctx, scope, opposite, orelse, block, span)
     no = ctx.flow
     joined: dict[str, Node] = {}
     for key in {**yes, **no}:
@@ -95,9 +95,14 @@ def _joined(ctx: Context, key: str, condition: Node, a: Node, b: Node, span: Spa
 
 
 def _side(
-    ctx: Context, scope: Scope, condition: Node, body: Iterable[s.Statement], block: Block
+    ctx: Context,
+    scope: Scope,
+    condition: Node,
+    body: Iterable[s.Statement],
+    block: Block,
+    span: Span,
 ) -> dict[str, Any]:
-    inner = scope.child()
+    inner = scope.within(span)
     ctx.conditions.append(condition)
     block(ctx, inner, body)
     ctx.conditions.pop()

@@ -72,8 +72,18 @@ def _initial(ctx: Context, scope: Scope, slot: s.Slot, what: str) -> tuple[Node,
             "E304",
             f"a value of type {init.type} does not fit `{slot.name}` of type {type}",
             slot.span,
+            _fitting(slot, init),
         )
     return ctx.expand(init, type, slot.span), type
+
+
+def _fitting(slot: s.Slot, init: Node) -> str:
+    """What helps where a slot cannot begin with a value."""
+    if init.op != "random":
+        return f"declare it with `: {init.type}`, or reduce the value"
+    return (
+        f"begin with 0, and below write `{slot.name} <- {init['how']}({slot.name})` where `t == 1`"
+    )
 
 
 def _var(ctx: Context, scope: Scope, slot: s.Slot) -> None:

@@ -173,6 +173,8 @@ class Graph:
     metrics: dict[str, Node] = field(default_factory=dict)
     evals: dict[str, Node] = field(default_factory=dict)
     workers: bool = False
+    unread: tuple[str, ...] = ()
+    """States that nothing reads, which are therefore gone."""
     nodes: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
 
     def add(

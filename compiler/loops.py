@@ -40,7 +40,7 @@ def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: in
     """
     paths, before = set(ctx.paths), set(ctx.flow)
     for i in range(n):
-        inner = scope.child()
+        inner = scope.within(statement.span)
         index = ctx.graph.const(i, statement.span)
         if statement.index:
             inner.names[statement.index] = index
@@ -107,7 +107,7 @@ def _turn(
         "parameter", type=MODEL, known=2, span=statement.span, stream=stream, of="%index"
     )
     ctx.flow = dict(parameters)
-    inner = scope.child()
+    inner = scope.within(statement.span)
     if statement.index:
         inner.names[statement.index] = index
     ctx.loops.append(index)

@@ -117,6 +117,11 @@ def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     help = nearest(expr.id, known)
     if expr.id in MODULES:
         help = "functions stand without a module: `sqrt(x)`"
+    elif (block := scope.ending(expr.id)) is not None:
+        help = (
+            f"the block of line {block.row} binds `{expr.id}`, and ends with it: bind it above, or "
+            f"declare `var {expr.id} = ...` there and write it in the block"
+        )
     elif not help.startswith("did"):
         bound = ", ".join(sorted({n for n in scope.visible() if n.isidentifier()}))
         help = f"bound here: {bound}; what is kept is declared: `state {expr.id} = zeros(w)`"

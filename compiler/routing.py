@@ -33,7 +33,7 @@ def _for_target(ctx: Context, scope: Scope, statement: s.For, block: Block) -> N
     key = scope.target if statement.target == "params" else statement.target
     if key != scope.target and key not in ctx.targets:
         ctx.unknown("target", key, [*ctx.targets, "params"], statement.span)
-    inner = scope.child(target=key)
+    inner = scope.within(statement.span, target=key)
     inner.block = inner
     if "w" not in ctx.targets:  # a target of that name keeps it
         inner.names["w"] = SlotRef(key)
@@ -50,7 +50,7 @@ def _route(ctx: Context, scope: Scope, parts: list[s.For], block: Block) -> None
     names: list[str] = []
     ends: dict[str, Node] = {}
     for part in parts:
-        inner = scope.child(target=key)
+        inner = scope.within(part.span, target=key)
         where = None
         if part.where is not None:
             where = node(ctx, inner, part.where, "a condition on parameters")

@@ -148,7 +148,10 @@ class _Reader:
             message = f"`{name}` is the end of several slots' names"
             self.error("E201", message, at.span, f"one of {', '.join(found)}")
         else:
-            self.error("E201", f"unknown slot `{name}`", at.span, nearest(name, slots))
+            gone = [p for p in self.graph.unread if p == name or p.endswith(f".{name}")]
+            help = f"nothing reads what `{name}` held before: it is not kept"
+            help = help if gone else nearest(name, slots)
+            self.error("E201", f"unknown slot `{name}`", at.span, help)
         return None
 
     def format(self, at: s.Expr) -> Format | None:

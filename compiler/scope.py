@@ -102,6 +102,27 @@ class Scope:
     block: Scope | None = None
     turns: tuple[Turn, ...] = ()
     again: bool = False
+    begins: Span | None = None
+    ended: list[Scope] = field(default_factory=list)
+
+    def within(self, begins: Span, **more: Any) -> Scope:
+        """The scope of a block that begins there; what it binds ends with it."""
+        inner = self.child(begins=begins, **more)
+        self.ended.append(inner)
+        return inner
+
+    def ending(self, name: str) -> Span | None:
+        """Where a block begins that binds a name, and has ended."""
+        scope: Scope | None = self
+        while scope is not None:
+            waiting = list(scope.ended)
+            while waiting:
+                inner = waiting.pop()
+                if name in inner.names:
+                    return inner.begins
+                waiting += inner.ended
+            scope = scope.parent
+        return None
 
     def child(self, **more: Any) -> Scope:
         return Scope(

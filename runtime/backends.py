@@ -11,6 +11,8 @@ from . import native
 from .c import C
 from .kernels import Kernels
 
+NO_NUMBERS = "parameters on the meta device, which hold no numbers"
+NO_DEVICE = "no CUDA device under the parameters (TRITON_INTERPRET=1 runs kernels on the CPU)"
 _told = False
 
 
@@ -21,6 +23,8 @@ def kernels(backend: str, layout: Any) -> Any:
 
         return Inductor()
     devices = {p.device for p in layout.params}
+    if any(d.type == "meta" for d in devices) and backend == "auto":
+        return None  # nothing is computed
     if backend == "triton" or any(d.type != "cpu" for d in devices):
         return _on_device(backend, layout, devices)
     if native.compiler() is None:
@@ -42,7 +46,8 @@ def _on_device(backend: str, layout: Any, devices: set[torch.device]) -> Any:
     elif native.compiler() is None:
         wrong = "no C compiler, which the pointer table and Triton need"
     elif next(iter(devices)).type != "cuda" and not triton.interpreted():
-        wrong = "no CUDA device under the parameters (TRITON_INTERPRET=1 runs kernels on the CPU)"
+        meta = next(iter(devices)).type == "meta"
+        wrong = NO_NUMBERS if meta else NO_DEVICE
     if backend == "c":
         raise RuntimeError("backend 'c' runs on the CPU, and the parameters are elsewhere")
     if not wrong:

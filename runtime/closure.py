@@ -31,9 +31,11 @@ class Closure(Loop):
     anew. `modules` are those whose running statistics to protect; by default those that the closure
     names. `curvature="finite"` allows Hessian-vector products by central differences. With `scaler`
     the closure calls scaler.scale(loss).backward(); gradients are unscaled as they are read, and
-    `found_inf` is noted for scaler.update(). `once` says that the step has one evaluation, which
-    saves a copy of the gradients under DDP(gradient_as_bucket_view=True). `added` says whether the
-    closure of the step before added to them (None: unknown), which saves another.
+    `found_inf` is noted for scaler.update(): the loop calls optimizer.bind(scaler=scaler) once, and
+    then optimizer.step(closure), scaler.update(), never scaler.step. `once` says that the step
+    has one evaluation, which saves a copy of the gradients under DDP(gradient_as_bucket_view=True).
+    `added` says whether the closure of the step before added to them (None: unknown), which saves
+    another.
     """
 
     level = "closure"

@@ -62,6 +62,44 @@ def test_rules_are_read(text: str):
     assert parse(source("README.md", text))
 
 
+def test_a_closure_under_a_scaler_runs_as_it_is_shown(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    import optc
+
+    (text,) = [fence for fence in fences("python") if "scaler" in fence]
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    names = {
+        "optc": optc,
+        "model": model,
+        "scaler": torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1),
+        "criterion": torch.nn.functional.mse_loss,
+        "x": torch.randn(8, 3),
+        "y": torch.randn(8, 1),
+    }
+    twin = torch.nn.Linear(3, 1)
+    twin.load_state_dict(model.state_dict())
+    exec(text, names)  # what the reader would type
+    assert names["scaler"].get_scale() == 2048.0
+    plain = optc.load("examples/sam_adamw.opt")(twin.parameters())
+
+    def closure():
+        plain.zero_grad()
+        loss = names["criterion"](twin(names["x"]), names["y"])
+        loss.backward()
+        return loss
+
+    plain.step(closure)
+    torch.testing.assert_close(model.weight, twin.weight)
+    before = model.weight.detach().clone()
+    names["x"][0, 0] = float("inf")
+    names["optimizer"].step(names["closure"])
+    names["scaler"].update()
+    assert torch.equal(model.weight, before) and names["scaler"].get_scale() == 1024.0
+
+
 def test_every_make_target_of_the_readme_exists():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake (\w+)", README):

@@ -28,6 +28,7 @@ def prune(graph: Graph) -> Graph:
         graph,
         slots={s: spec for s, spec in graph.slots.items() if s in needed},
         writes={s: n for s, n in graph.writes.items() if s in needed},
+        unread=(*graph.unread, *(s for s in graph.slots if s not in needed)),
     )
 
 

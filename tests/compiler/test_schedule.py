@@ -56,6 +56,12 @@ def test_a_slot_has_one_format_and_a_rule_one_size_of_block() -> None:
     assert [d.code for d in error.value.diagnostics] == ["E403"]
 
 
+def test_a_state_that_nothing_reads_cannot_be_stored() -> None:
+    rule = "rule r(lr = 0.1):\n    state v = zeros(w)\n    v <- grad(w)\n    w <- w - lr * v\n"
+    with pytest.raises(CompileError, match="nothing reads what `v` held before: it is not kept"):
+        scheduled("store v as bf16", rule=rule)
+
+
 def test_an_end_of_several_names_is_no_name() -> None:
     rule = (
         "rule r(lr = 0.1):\n    smooth momentum() as a\n    smooth momentum() as b\n    step lr\n"

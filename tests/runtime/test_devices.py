@@ -61,7 +61,8 @@ def _device() -> Iterator[None]:
 
 def step(text: str, backend: str, made: Any = None, turns: int = 2) -> Any:
     params = [torch.nn.Parameter(torch.empty(s, device="meta")) for s in SHAPES]
-    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    named = [(f"body.{k}", p) for k, p in enumerate(params)]
+    groups = [{"params": named[:2]}, {"params": named[2:]}]
     opt = (made or optimizer_class(compiled(text)))(groups, backend=backend)
     for turn in range(turns):
         for p in params:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import pytest
 import torch
 
 import optc
-from optc.runtime import native
+from optc.runtime import backends, native
 from optc.runtime.optimizer import optimizer_class
 
 from .compare import closure_of, compiled, made, objective, start, train
@@ -405,3 +406,18 @@ def test_parameters_without_what_the_rule_routes_by_are_refused(what: str, given
     with pytest.raises(ValueError, match=r"came without: give optc\.parameters\(model\)"):
         cls(getattr(model, given)()).step()
     cls(optc.parameters(model)).step()
+
+
+def test_on_meta_nothing_is_computed_and_nothing_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends, "_told", False)
+    p = torch.nn.Parameter(torch.empty(3, 2, device="meta"))
+    p.grad = torch.empty_like(p)
+    opt = optimizer_class(compiled(ADAMW))([p])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opt.step()
+    assert opt.state[p]["adam.exp_avg"].device.type == "meta"
+    with pytest.raises(RuntimeError, match="on the meta device, which hold no numbers"):
+        optimizer_class(compiled(ADAMW))([p], backend="triton").step()
