@@ -99,8 +99,11 @@ class InBackward:
         for p in params:  # gradients that were set by hand, or before the hook was there
             if p.grad is not None and id(p) not in waiting:
                 self.arrive(p)
-        for bucket in self.buckets.values():
-            if bucket.arrived:  # some of its tensors have no gradient
+        if not self.done:
+            self._arrange(optimizer)
+        for bucket in dict.fromkeys(self.buckets.values()):
+            done = any(id(p) in self.done for p in bucket.layout.params)
+            if bucket.arrived or bucket.whole and not done:  # tensors without a gradient
                 self._update(optimizer, bucket)
         self.watch(params)
         self.done.clear()

@@ -147,3 +147,25 @@ def test_a_subset_of_the_users_gets_what_the_text_says(turns: int) -> None:
     opt.bind(objective=lambda b: (p * b.mean()).sum(), oracles={"subset": subset})
     opt.step(batch=torch.arange(4.0))
     assert asked == [0.5] * turns
+
+
+def test_within_backward_what_needs_no_gradient_is_written_without_one() -> None:
+    text = """rule r(lr = 0.1):
+    state h = zeros(w), age = zeros(w)
+    age <- age + 1
+    every 2:
+        h <- grad(w)
+    w <- 0.99 * w - lr * h / age / t
+"""
+    rule = optc.loads(text)
+    found = []
+    for within in (False, True):
+        params = parameters()
+        opt = rule(params, in_backward=within)
+        for turn in range(6):
+            opt.zero_grad()
+            objective(params[: 2 + turn % 2]).backward()
+            opt.step()
+        ages = [opt.state[p]["age"].flatten()[0] for p in params]
+        found.append([p.detach() for p in params] + ages)
+    assert all(map(torch.allclose, *found))
