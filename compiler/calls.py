@@ -292,7 +292,7 @@ def _check_input(
             rename = Type(
                 node.type.reach,
                 tuple(
-                    type(a)(w.name, a.size, w.primes)
+                    a.renamed(w.name, w.primes)
                     for a, w in zip(node.type.axes, item.type.axes, strict=True)
                 ),
                 node.type.domain,

@@ -12,7 +12,7 @@ from .parse import parse
 from .primitive import Registry
 from .schedule import DEFAULT, Schedule
 from .source import Source
-from .types import SIDES, Axis
+from .types import Axis
 
 if TYPE_CHECKING:
     from .program import Lowerings, Plan
@@ -141,7 +141,7 @@ def _places(axis: Axis) -> int | str | None:
     is known to the host alone."""
     if isinstance(axis.size, int):
         return axis.size
-    return axis.name if axis.name in SIDES else None
+    return axis.side or None
 
 
 def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:

@@ -25,7 +25,8 @@ BUILD, HOST, DEVICE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Axis:
-    """A named axis. `size` is an int, a node that is known to the host, or None (the loop says)."""
+    """A named axis. `size` is an int, a node that is known to the host, a side of the tensors'
+    matrices (of an axis that had its name), or None (its name or the loop says)."""
 
     name: str
     size: object = None
@@ -39,6 +40,17 @@ class Axis:
     def label(self) -> str:
         """The name with its primes: what one axis differs from another by."""
         return self.name + "'" * self.primes
+
+    @property
+    def side(self) -> str:
+        """The side of each tensor's matrix that it is; "" of another axis."""
+        if isinstance(self.size, str):
+            return self.size
+        return self.name if self.name in SIDES else ""
+
+    def renamed(self, name: str, primes: int) -> Axis:
+        """The same places under another name."""
+        return Axis(name, self.size or self.side or None, primes)
 
     def same(self, other: Axis) -> bool:
         """Whether both are the same axis; sizes are not compared."""

@@ -257,8 +257,9 @@ def _places(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
     found = []
     for name, size in axes:
         plain = name.rstrip("'")
-        if like is not None and plain in cells.SIDES:
-            found.append(cells.SIDES[plain](like))
+        side = size if isinstance(size, str) else plain
+        if like is not None and side in cells.SIDES:
+            found.append(cells.SIDES[side](like))
         else:
             found.append(frame.sizes[plain] if size is None else frame.size(size))
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from ..ir import Node
 from ..scope import AxisName, Context, Scope, as_node, constant
 from ..source import Span
-from ..types import MODEL, SIDES, Axis, Type
+from ..types import MODEL, Axis, Type
 from .declare import builtin
 from .metadata import meta
 
@@ -49,9 +49,7 @@ def axis_of(ctx: Context, value: Any, span: Span) -> Axis:
 @builtin("eye", "axis")
 def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
     a = axis_of(ctx, axis, span)
-    reach, domain = (
-        ("tensor", ctx.flow[scope.target].type.domain) if a.name in SIDES else ("model", "")
-    )
+    reach, domain = ("tensor", ctx.flow[scope.target].type.domain) if a.side else ("model", "")
     return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
 
 
@@ -62,11 +60,11 @@ def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
         return ctx.graph.const(a.size, span)
     if isinstance(a.size, Node):
         return a.size
-    if a.name in SIDES:
+    if a.side:
         rows, cols = (meta(ctx, scope, what, span) for what in ("rows", "cols"))
-        if a.name in ("rows", "cols"):
-            return rows if a.name == "rows" else cols
-        return ctx.map("min" if a.name == "short" else "max", rows, cols, span=span)
+        if a.side in ("rows", "cols"):
+            return rows if a.side == "rows" else cols
+        return ctx.map("min" if a.side == "short" else "max", rows, cols, span=span)
     return ctx.graph.add("size", type=MODEL, known=2, span=span, axis=a)
 
 

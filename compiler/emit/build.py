@@ -194,8 +194,8 @@ class Builder:
         if axis.name == "all":
             total = self.low.total()
             return self._holder(("host", total), "total", str(self.low.host(total)), "host")
-        if axis.name in cells.SIDES:
-            return self.graph.call_function(cells.SIDES[axis.name], (self._like(),))
+        if axis.side:
+            return self.graph.call_function(cells.SIDES[axis.side], (self._like(),))
         if self.low.supplied(axis):
             source = self.low.axes[axis.name]
             return self._holder(("size", source), f"places_{axis.name}", source, "size")

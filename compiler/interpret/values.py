@@ -100,8 +100,8 @@ class Values:
 
     def sizes(self, i: int) -> Callable[[Axis], int]:
         """The numbers of places of axes, as tensor i has them."""
-        like, own = self.like(i), cells.SIDES
-        return lambda axis: own[axis.name](like) if axis.name in own else self.size(axis)
+        like = self.like(i)
+        return lambda axis: cells.SIDES[axis.side](like) if axis.side else self.size(axis)
 
     def size(self, axis: Axis) -> int:
         """How many places an axis has: constant, computed, or read off a value that has it."""
