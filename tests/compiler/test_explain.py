@@ -61,7 +61,8 @@ def ran(text: str, steps: int = 3) -> Any:
         pytest.skip("it asks for what only its own loop supplies")
     if sum(slot.kind == "target" for slot in graph.slots.values()) > 1:
         pytest.skip("its targets have names of their own")
-    run = machine(text, Autograd(**losses(graph)))
+    needed = {o.name: 2 for o in graph.options.values() if o.default is None}
+    run = machine(text, Autograd(**losses(graph)), options=[needed])
     for _ in range(steps):
         if run.graph.workers:
             together([run], [torch.arange(3.0)])
