@@ -15,7 +15,7 @@ RULE = """rule mtp2():
     input goal: model[dims, dims']
     var x = start
     repeat 400:
-        x <- mtp2_gradient_projection(x, S, Lam)
+        x <- mtp2_gradient_projection(x, S, Lam; eta0 = 1, shrink = 0.5, dominant = DOMINANT)
     metric apart = max(max(abs(x - goal), over = dims'), over = dims)
     w <- w - grad(w)
 """
@@ -40,19 +40,43 @@ def weights(low: float, corner: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("lam", "goal"),
+    ("lam", "goal", "dominant"),
     [
-        (weights(0, 0), torch.linalg.inv(tensor(S))),
-        (weights(0.1, 0.1), tensor(FIRST)),
-        (weights(0, 0.07487437), tensor(SECOND)),
+        (weights(0, 0), torch.linalg.inv(tensor(S)), "false"),
+        (weights(0.1, 0.1), tensor(FIRST), "false"),
+        (weights(0.1, 0.1), tensor(FIRST), "true"),
+        (weights(0, 0.07487437), tensor(SECOND), "false"),
     ],
-    ids=["plain", "first stage", "second stage"],
+    ids=["plain", "first stage", "first stage, diagonally dominant", "second stage"],
 )
-def test_the_limit_is_the_cards(lam: torch.Tensor, goal: torch.Tensor) -> None:
+def test_the_limit_is_the_cards(lam: torch.Tensor, goal: torch.Tensor, dominant: str) -> None:
     w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     w.grad = torch.zeros_like(w)
-    opt: Any = optc.loads(RULE)([w])
+    opt: Any = optc.loads(RULE.replace("DOMINANT", dominant))([w])
     opt.supply(S=tensor(S), start=torch.diag(1 / tensor(S).diag()), Lam=lam, goal=goal)
     opt.step()
     # the search compares losses, so it stops at the square root of their rounding
     assert float(opt.metrics["apart"]) < 1e-7
+
+
+WEIGHTS = """bundle mcp2:
+    slope = (x, lam) -> sign(x) * (max(lam - abs(x) / 2, 0) - lam)
+
+rule stage():
+    input Theta: model[dims, dims']
+    Lam = adaptive_weights(Theta, lam = 0.1, penalty = mcp2)
+    metric corner = max(max(Lam, over = dims'), over = dims)
+    metric total = sum(Lam, over = (dims, dims'))
+    w <- w - grad(w)
+"""
+
+
+def test_the_weights_of_the_second_stage_are_the_cards() -> None:
+    """The minimax penalty with gamma = 2 leaves the corner alone of the entries."""
+    w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    w.grad = torch.zeros_like(w)
+    opt: Any = optc.loads(WEIGHTS)([w])
+    opt.supply(Theta=tensor(FIRST))
+    opt.step()
+    assert float(opt.metrics["corner"]) == pytest.approx(0.07487437, abs=1e-8)
+    assert float(opt.metrics["total"]) == pytest.approx(2 * 0.07487437, abs=2e-8)
