@@ -82,11 +82,14 @@ def last_reader(phases: list[Any], slot: str) -> int:
 
 
 def late(plan: Plan) -> bool:
-    """Whether a step that is taken back needs what the phases make that write."""
+    """Whether a step that is taken back needs what the phases make that write.
+
+    A GradScaler may take a step back that has no outcome of its own.
+    """
     made: set[str] = set()
     for phase in plan.phases:
         if getattr(phase, "in_place", set()) - plan.always or reads(phase) & made:
             made |= gives(phase)
     always = {v for s, v in plan.deferred.items() if s in plan.always}
     own = any(reads(p) & made and getattr(p, "in_place", set()) & plan.always for p in plan.phases)
-    return bool(plan.outcomes) and (own or bool(made & (always | set(plan.metrics.values()))))
+    return own or bool(made & (always | set(plan.metrics.values())))

@@ -169,3 +169,24 @@ def test_within_backward_what_needs_no_gradient_is_written_without_one() -> None
         ages = [opt.state[p]["age"].flatten()[0] for p in params]
         found.append([p.detach() for p in params] + ages)
     assert all(map(torch.allclose, *found))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scaler_takes_back_a_step_that_reports_and_always_writes(backend: str) -> None:
+    text = """rule r(lr = 0.1):
+    state m = zeros(w), c: model = 0
+    m <- 0.9 * m + grad(w)
+    w <- w - lr * m
+    always c <- c + 1
+    metric c = c
+    metric n = norm(m, over = model)
+"""
+    p, scaler = torch.nn.Parameter(torch.ones(3)), torch.amp.GradScaler("cpu", init_scale=4.0)
+    opt = optc.loads(text)([p], backend=backend)
+    opt.bind(objective=lambda factor: (p * factor).sum(), scaler=scaler)
+    for factor in (1.0, float("inf"), 1.0):
+        opt.step(batch=factor)
+        scaler.update()
+    assert float(opt.metrics["c"]) == 3 and opt.param_groups[0]["steps"] == 2
+    assert torch.allclose(opt.state[p]["m"], torch.full((3,), 1.9))
+    assert torch.allclose(p, torch.full((3,), 1 - 0.1 - 0.19))
