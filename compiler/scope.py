@@ -15,7 +15,7 @@ from .ops import OPS
 from .primitive import Declaration, Registry
 from .scalars import HOST
 from .source import Diagnostic, Span, nearest
-from .types import Axis, Type, TypeClash, coarser_or_equal, meet
+from .types import COARSE, Axis, Type, TypeClash, coarser_or_equal, meet
 
 
 class Stop(Exception):
@@ -360,14 +360,14 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
         return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
-    if value.inputs and all(coarser_or_equal("group", i.type.reach) for i in value.inputs):
+    if value.inputs and all(i.type.reach in COARSE for i in value.inputs):
         inputs = (agreed(ctx, i, span) for i in value.inputs)
         type = replace(value.type, reach="model")
         more: dict[str, Any] = dict(value.attrs)
         return ctx.graph.add(value.op, *inputs, type=type, span=value.span, **more)
     ctx.error(
         "E304",
-        "a value of each group does not fit a slot of the model",
+        "a value of each group stands where one of the model is needed",
         span,
         "reduce it `over = model`",
     )
