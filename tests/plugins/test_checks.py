@@ -106,6 +106,18 @@ def test_what_is_missing_is_said() -> None:
     assert "step 1: a gradient, `g = [...]` or `loss = p -> ...`, must be given" in text
 
 
+def test_states_of_a_function_are_checked_too() -> None:
+    text = """function total(x):
+    state sum_of = zeros(x)
+    sum_of <- sum_of + x
+    return 2 * sum_of
+    check steps:
+"""
+    assert found(text, "x = [2.0] gives [4.0], sum_of = [2.0]") == []
+    (wrong,) = found(text, "x = [2.0] gives [4.0], sum_of = [4.0]")
+    assert "`sum_of` must be [4.0], and it is [2.0]" in wrong
+
+
 def test_the_tolerance_is_that_of_the_line() -> None:
     assert found(MEAN, "g = [2.0] gives [1.0001] within 1e-3") == []
 
