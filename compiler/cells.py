@@ -316,6 +316,16 @@ def length(x: Tensor, dim: int) -> int:
     return x.shape[dim]
 
 
+def first(x: Tensor, dim: int, n: float) -> Tensor:
+    """The first n places of a dimension; where it has fewer, the rest is 0."""
+    have, n = x.shape[dim], int(n)
+    part = x.narrow(dim, 0, min(have, n))
+    if have >= n:
+        return part
+    shape = [n - have if k == dim else size for k, size in enumerate(x.shape)]
+    return torch.cat([part, x.new_zeros(shape)], dim)
+
+
 # Matrices -------------------------------------------------------------------------------------
 
 

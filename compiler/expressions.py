@@ -73,6 +73,7 @@ NEW_AXIS = {
     "rademacher": 1,
     "zeros": 1,
     "ones": 1,
+    "first": 1,
     "eye": 0,
     "size": 0,
     "draw": 0,

@@ -57,7 +57,7 @@ KIND = {
         ("solve", "eigh", "qr", "svd", "polar", "lstsq", "cholesky", "inverse", "sqrtm", "upper"),
         "linalg",
     ),
-    **dict.fromkeys(("eye", "iota", "size", "select", "order", "rename"), "view"),
+    **dict.fromkeys(("eye", "iota", "size", "select", "order", "rename", "first"), "view"),
     **dict.fromkeys(
         ("evaluate", "value", "gradient", "hvp", "jvp", "vjp", "oracle", "outputs"), "oracle"
     ),

@@ -82,6 +82,13 @@ def _order(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) ->
     return [(node.inputs[0], value)]
 
 
+def _first(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
+    """As many places as there were: those that were left out get 0."""
+    old, new = node.inputs[0].type.axes, node.type.axes
+    over = next(b.label for a, b in zip(old, new, strict=True) if a.label == node["over"])
+    return _view("first", ctx, node, adjoint, over=over)
+
+
 def _index(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
     source, at = node.inputs
     if at.type.axes:
@@ -223,6 +230,7 @@ REVERSE: dict[str, Rule] = {
     "rename": _renamed,
     "prime": _renamed,
     "order": _order,
+    "first": _first,
     "index": _index,
     "restrict": _restrict,
     "matmul": _matmul,
@@ -235,7 +243,9 @@ REVERSE: dict[str, Rule] = {
 
 # Forward --------------------------------------------------------------------------------------
 
-LINEAR = {"matrix", "flat", "back", "transpose", "rename", "prime", "index", "restrict"}
+LINEAR = {
+    *("matrix", "flat", "back", "transpose", "rename", "prime", "index", "restrict", "first"),
+}
 
 
 def tangents(

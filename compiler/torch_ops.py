@@ -157,6 +157,11 @@ def _order(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> 
     return do(cells.order, inputs[0], node["how"], _place(node.inputs[0].type, node["over"]))
 
 
+def _first(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
+    dim = _place(node.inputs[0].type, node["over"])
+    return do(cells.first, inputs[0], dim, sizes(node.type.axes[dim]))
+
+
 def _select(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     axes = len(node.type.axes) - (node.type.reach not in FINE)
     return do(cells.top, *inputs, node["by"], node["of"] == "fraction", axes)
@@ -196,6 +201,7 @@ _APPLY: dict[str, Callable[[Node, Sequence[Any], Any, Any, Do], Any]] = {
     "index": _index,
     "set_index": _set_index,
     "order": _order,
+    "first": _first,
     "select": _select,
     "eye": lambda n, x, like, sizes, do: do(cells.eye, sizes(n.type.axes[0]), like),
     "iota": lambda n, x, like, sizes, do: do(cells.iota, sizes(n.type.axes[0])),

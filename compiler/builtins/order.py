@@ -10,6 +10,7 @@ from ..ir import Node
 from ..scope import Context, Function, Scope, as_node, constant
 from ..source import Span
 from ..types import Axis
+from .constants import axis_of
 from .declare import builtin
 from .reductions import reduce
 from .views import back, flat
@@ -31,6 +32,26 @@ def _order(name: str) -> None:
 
 for _name in ("rank", "argmin", "argmax", "sort", "cumsum", "flip", "roll"):
     _order(_name)
+
+
+@builtin("first", "x axis over?")
+def first(ctx: Context, scope: Scope, span: Span, x: Any, axis: Any, over: Any = None) -> Node:
+    """The first places of an axis, as a new one; where it has fewer, the rest is 0."""
+    value, new = as_node(ctx, x, span), axis_of(ctx, axis, span)
+    if over is None and len(value.type.axes) == 1:
+        over = value.type.axes
+    old = _reach(ctx, over, span)
+    have = [a.label for a in value.type.axes]
+    if old not in have:
+        ctx.unknown("axis", old, have, span, "E308")
+    if new.label in have:
+        help = f"name the new axis otherwise: `first(x, lead(4), over = {old})`"
+        ctx.error("E301", f"the value has the axis `{new}` already", span, help)
+    if new.size is None and not new.side:
+        wrong = f"nothing says how many places the axis `{new.name}` has"
+        ctx.error("E308", wrong, span, f"`first(x, {new.name}(4), over = {old})`")
+    axes = tuple(new if a.label == old else a for a in value.type.axes)
+    return ctx.graph.add("first", value, type=replace(value.type, axes=axes), span=span, over=old)
 
 
 @builtin("quantile", "x q over")

@@ -273,6 +273,12 @@ def test_a_rolled_axis_rolls_back() -> None:
     check_gradient("dot(roll(flat(p), over = all), sin(flat(p)), over = all)")
 
 
+@pytest.mark.parametrize("n", [2, 200])
+def test_the_first_places_of_an_axis(n: int) -> None:
+    form = f"first(flat(p)^2, lead({n}), over = all)"
+    check_gradient(f"dot({form}, sin({form}), over = lead)")
+
+
 def test_a_captured_name_is_a_constant() -> None:
     tensors = leaves()
     run = ran("c = 3 * w\nw <- grad(p -> dot(p, c, over = model), w)", tensors)

@@ -22,6 +22,7 @@ EXPRESSIONS = {
     "upper": "upper(m)",
     "axis": "m * sum(m, over = cols) - max(m, over = rows)",
     "order": "sort(m, over = cols) + flip(cumsum(m, over = rows), over = cols)",
+    "first": "first(m, lead(2), over = rows)[1, :] * first(m, lead(7), over = cols)[:, 2] * m",
     "index": "m * argmax(m, over = cols) + m[1, :] + m[:, 0]",
     "trace": "m * trace(m @ transpose(m))",
     "select": "where(any(m > 0.5, over = rows), m, m // norm(m, over = (rows, cols)))",
