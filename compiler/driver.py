@@ -147,6 +147,7 @@ def _places(axis: Axis) -> int | str | None:
 def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:
     """What lowers a variant of the step, and what lowers the first value of a slot."""
     from .emit.plan import plan
+    from .passes.reciprocal import reciprocal
     from .passes.specialise import conditions, specialise
     from .schedule import coded
 
@@ -165,12 +166,13 @@ def _lowerings(graph: Graph, kept: dict[str, Any]) -> Lowerings:
                 "metrics": {"value": init, **_lengths(graph, init)},
             }
         )
-        return plan(alone)
+        return plan(reciprocal(alone))
 
     @cache  # the optimizers of a rule share its plans, and a checkpoint that is loaded makes none
     def lowered(values: tuple[bool, ...]) -> Plan:
         known = dict(zip(bits, values, strict=True))
-        return coded(plan(specialise(graph, known) if bits else graph), kept)
+        variant = specialise(graph, known) if bits else graph
+        return coded(plan(reciprocal(variant)), kept)
 
     return lowered, start
 

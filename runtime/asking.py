@@ -101,11 +101,11 @@ def _axes(objective: str, read: Read, answer: Any, frame: Frame) -> tuple[int, .
     if not isinstance(answer, list):
         found = tuple(answer.shape)
     else:
-        pairs = zip(answer, frame.members[read.wrt], strict=True)
-        shapes = [(v.shape, frame.tensors[i].dim()) for v, i in pairs if v is not None]
-        if not shapes:
+        at = next((k for k, v in enumerate(answer) if v is not None), None)
+        if at is None:
             return ()
-        found = tuple(shapes[0][0][: len(shapes[0][0]) - shapes[0][1]])
+        cells = frame.tensors[frame.members[read.wrt][at]].dim()
+        found = tuple(answer[at].shape[: answer[at].dim() - cells])
     if read.what in ("value", "gradient") and len(found) != len(read.axes):
         wanted = f"the axes [{', '.join(read.axes)}]" if read.axes else "one number"
         raise RuntimeError(
@@ -167,13 +167,14 @@ def _ask(phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: 
 
 def _in_type(point: list[Any], target: str, frame: Frame) -> list[Tensor]:
     """A point as tensors like the parameters; an absent part stands where it is held."""
-    members = frame.members[target]
-    return [
-        frame.tensors[i]
-        if p is None
-        else p.to(frame.tensors[i].dtype).reshape(frame.tensors[i].shape)
-        for p, i in zip(point, members, strict=True)
-    ]
+    held = [frame.tensors[i] for i in frame.members[target]]
+    return [h if p is None else _like(p, h) for p, h in zip(point, held, strict=True)]
+
+
+def _like(x: Tensor, held: Tensor) -> Tensor:
+    """A tensor in the type and shape of another; as it is where it has them."""
+    same = x.dtype == held.dtype and x.shape == held.shape
+    return x if same else x.to(held.dtype).reshape(held.shape)
 
 
 @dataclass

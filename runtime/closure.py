@@ -72,6 +72,7 @@ class Closure(Loop):
         self.shown: list[Any] | None = None
         self.shown_held = False
         self.settled: set[str] = set()
+        self.last = False
         self.isolation.reset()
 
     def evaluate(
@@ -154,7 +155,11 @@ class Closure(Loop):
                     "the closure added to the gradients that it found, which it did not do in the "
                     "step before: call zero_grad() in each, or in none"
                 )
-        taken = [None if g is None else g.detach() for g in taken]
+        # what is kept for another evaluation is known by an alias of its own, which dies with it
+        alone = self.once or self.last
+        taken = [
+            None if g is None else g if alone and not g.requires_grad else g.detach() for g in taken
+        ]
         if self.scaler is not None and self.scaler.is_enabled():
             scale = self.scaler._get_scale_async()
             if scale is None:
@@ -162,18 +167,22 @@ class Closure(Loop):
             if self.found_inf is None:
                 self.found_inf = torch.zeros((), dtype=torch.float32, device=self.all[0].device)
             unscale(taken, scale, self.found_inf)
-        self._refuse_reuse(taken)
-        if not self.once:  # else nobody reads them after another evaluation
-            if self.isolation.ranks.reuses_gradients or share_storage(taken):
-                taken = [None if g is None else g.clone() for g in taken]
-            self.kept += [(weakref.ref(g), address(g)) for g in taken if g is not None]
+        if self.once:
+            return taken
+        lies, shared = addresses(taken)
+        self._refuse_reuse(lies)
+        if self.last:
+            return taken
+        if self.isolation.ranks.reuses_gradients or shared:
+            taken = [None if g is None else g.clone() for g in taken]
+            lies, _ = addresses(taken)
+        self.kept += [(weakref.ref(g), at) for g, at in zip(taken, lies, strict=True) if at]
         return taken
 
-    def _refuse_reuse(self, taken: list[Any]) -> None:
+    def _refuse_reuse(self, lies: list[int]) -> None:
         """A gradient that is still to be read must not have been written over."""
-        self.kept = [(g, lies) for g, lies in self.kept if g() is not None]
-        old = {lies for _, lies in self.kept if lies}
-        if any(g is not None and address(g) in old for g in taken):
+        self.kept = [(g, at) for g, at in self.kept if g() is not None]
+        if {at for _, at in self.kept} & {at for at in lies if at}:
             raise RuntimeError(
                 "an evaluation wrote its gradients over those of the one before: bind the model "
                 "(optimizer.bind(model=model)), or let backward() make new ones"
@@ -246,19 +255,18 @@ def _set(params: list[Tensor], gradients: list[Any]) -> None:
         p.grad = g
 
 
-def share_storage(gradients: Iterable[Any]) -> bool:
-    """Whether several gradients, or a gradient and something else, lie in one storage."""
-    seen: set[int] = set()
+def addresses(gradients: Iterable[Any]) -> tuple[list[int], bool]:
+    """Where the storages of gradients lie, and whether one holds anything besides its gradient.
+
+    0 for a gradient that is absent, sparse or empty.
+    """
+    found, shared = [], False
     for g in gradients:
-        if g is None or g.is_sparse or g.numel() == 0:
+        if g is None or g.is_sparse or not (size := g.nbytes):
+            found.append(0)
             continue
-        storage = local(g).untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() > g.numel() * g.element_size():
-            return True
-        seen.add(storage.data_ptr())
-    return False
-
-
-def address(gradient: Tensor) -> int:
-    """Where a gradient lies."""
-    return 0 if gradient.is_sparse else local(gradient).untyped_storage().data_ptr()
+        storage = (g if type(g) is Tensor else local(g)).untyped_storage()
+        found.append(storage.data_ptr())
+        shared = shared or storage.nbytes() > size
+    held = [at for at in found if at]
+    return found, shared or len({*held}) < len(held)

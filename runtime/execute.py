@@ -43,6 +43,8 @@ def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) ->
                     _RUN[type(phase)](_dry(phase, plan.always), frame)
                 continue
             frame.withhold(True)
+        if at == last:
+            frame.loop.last = isinstance(phase, Evaluate) and not phase.axes
         _RUN[type(phase)](phase, frame)
         frame.withhold(False)
         for name in plan.last_read[at]:
@@ -155,14 +157,11 @@ def _restore(frame: Frame, slot: str, value: Any) -> None:
 
 
 def _route(phase: Route, frame: Frame) -> None:
-    places = frame.members[phase.source]
+    at = {i: k for k, i in enumerate(frame.members[phase.source])}
     whole = list(frame.get(phase.inputs[0]))
     if phase.op == "restrict":
-        frame.values[phase.output] = [
-            whole[places.index(i)] for i in frame.members[phase.domains[0]]
-        ]
+        frame.values[phase.output] = [whole[at[i]] for i in frame.members[phase.domains[0]]]
         return
-    at = {i: k for k, i in enumerate(places)}
     for domain, name in zip(phase.domains, phase.inputs[1:], strict=True):
         for i, value in zip(frame.members[domain], frame.get(name), strict=True):
             whole[at[i]] = value

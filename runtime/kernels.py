@@ -19,7 +19,7 @@ from ..compiler.formats import sizes_of
 from ..compiler.program import Compute, Program
 from .batching import ready
 from .computing import columns_of
-from .frame import Frame, Held, double, mark_took, present, working, write
+from .frame import Frame, Held, double, mark_took, present, working_type, write
 from .launch import Reduction
 from .table import Table
 from .tensors import staged
@@ -146,7 +146,7 @@ class Prepared:
             given = zip(self.members, frame.get(name), strict=True)
             return [_cells(torch.as_tensor(x), frame.tensors[i]) for i, x in given]
         return [
-            torch.empty_like(t, dtype=working(t[:0] if t.dim() else t).dtype, requires_grad=False)
+            torch.empty_like(t, dtype=working_type(t), requires_grad=False)
             for t in (frame.tensors[i] for i in self.members)
         ]
 
@@ -337,7 +337,7 @@ class Part:
 
 def _cells(x: Tensor, like: Tensor) -> Tensor:
     """A value for each cell of a tensor, as a kernel reads it."""
-    return x.to(like.device, working(like).dtype).expand_as(like).contiguous()
+    return x.to(like.device, working_type(like)).expand_as(like).contiguous()
 
 
 def _is_target(name: str, program: Program) -> bool:

@@ -58,6 +58,8 @@ class Layout:
         self.first = {g: i for i, g in reversed(list(enumerate(self.groups)))}
         self._index: dict[Any, Any] = {}
         self._locals = None if self.wrapped else list(self.params)
+        self._targets: dict[str, list[Any]] | None = None
+        self._kinds: dict[int, Any] = {}
 
     def part(self, at: range) -> Layout:
         """The layout of tensors that follow each other; `before` are the cells of each domain
@@ -93,8 +95,22 @@ class Layout:
             self._index[key] = make()
         return self._index[key]
 
+    def kinds(self, host: Host, facts: list[Any]) -> tuple[list[Any], list[int], list[int]]:
+        """For each tensor its group and facts, the first tensor of each kind, and whose kind is
+        which; asked once, since neither changes."""
+        known = self._kinds.get(id(host))
+        if known is None or known[0] is not host:
+            kinds = [
+                (g, *(fact(leaf, self, i, {}) for leaf in facts)) for i, g in enumerate(self.groups)
+            ]
+            known = self._kinds[id(host)] = (host, kinds, *partition(kinds))
+        return known[1:]
+
     def targets(self) -> dict[str, list[Any]]:
-        return {t: [self.params[i] for i in self.members[t]] for t in self.program.targets}
+        if self._targets is None:
+            held = self.program.targets
+            self._targets = {t: [self.params[i] for i in self.members[t]] for t in held}
+        return dict(self._targets)
 
     def locals(self) -> list[Tensor]:
         """The tensors as this process holds them, complex ones as pairs of reals."""
@@ -143,6 +159,15 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
             what
         ]
     )
+
+
+def partition(keys: list[Any]) -> tuple[list[int], list[int]]:
+    """The first place of each key, and for each place which of the keys it has."""
+    first: dict[Any, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    order = {key: n for n, key in enumerate(first)}
+    return list(first.values()), [order[key] for key in keys]
 
 
 def option(group: dict[str, Any], leaf: Any) -> Any:
@@ -198,23 +223,14 @@ class HostRows:
         if isinstance(t, int) and not facts:
             index = layout.index("groups", lambda: list(layout.groups))
             return Rows(self.group_rows(host), index)
-        keys = [
-            (
-                g,
-                0 if isinstance(t, int) else t[i],
-                tuple(fact(v, layout, i, self.groups[g]) for v in facts),
-            )
-            for i, g in enumerate(layout.groups)
-        ]
-        first: dict[Any, int] = {}
-        for i, key in enumerate(keys):
-            first.setdefault(key, i)
-        order = {key: n for n, key in enumerate(first)}
-        index = layout.index(tuple(order[k] for k in keys), lambda: [order[k] for k in keys])
+        kinds, first, index = layout.kinds(host, facts)
+        if not isinstance(t, int):
+            first, order = partition(list(zip(kinds, t, strict=True)))
+            index = layout.index(tuple(order), lambda: order)
         return Rows(
             [
                 host.module.forward(*(self._leaf(v, layout.groups[i], i) for _, v in host.leaves))
-                for i in first.values()
+                for i in first
             ],
             index,
         )

@@ -26,6 +26,7 @@ class Loop:
     turn: int = 0
     """The call that the step is: draws depend on it, so that a resumed run draws the same."""
     once: bool = False
+    last: bool = False
     """Whether the step has one evaluation: its gradients need no copy."""
 
     def __init__(self, params: Params):

@@ -29,7 +29,7 @@ def is_swappable(p: Tensor) -> bool:
 
 def as_stored(point: Tensor, p: Tensor) -> Tensor:
     """A point in the form of what this process holds of a parameter."""
-    point = local(point.detach())
+    point = local(point.detach() if point.requires_grad else point)
     if p.is_complex() and not point.is_complex():
         point = torch.view_as_complex(point.contiguous())
     return point
