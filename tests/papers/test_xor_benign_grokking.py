@@ -43,5 +43,5 @@ def test_it_is_linear_first_and_generalizes_later() -> None:
             fitted.append(float((f(x) * y > 0).float().mean()))
             right.append(float((f(unseen) * truth > 0).float().mean()))
     assert fitted == [1.0] * 8
-    assert 0.42 < right[0] < 0.6 and right[-1] >= 0.98
+    assert 0.42 < right[0] < 0.58 and right[-1] >= 0.98
     assert linear[1] > 0.5 > linear[-1]
