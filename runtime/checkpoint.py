@@ -96,10 +96,9 @@ def _same_shapes(
     for key, value in entries.items():
         if key not in program.slots or not isinstance(value, Tensor):
             continue
-        found, wanted = (
-            tuple(local(value).shape),
-            _shape(program.slots[key], to_local(p), groups, program),
-        )
+        found = tuple(local(value).shape)
+        saved = min(groups, *found[:1]) if found else groups  # a group may have joined since
+        wanted = _shape(program.slots[key], to_local(p), saved, program)
         fits = len(found) == len(wanted) and all(
             w is None or w == f for w, f in zip(wanted, found, strict=True)
         )

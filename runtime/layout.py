@@ -31,6 +31,7 @@ class Layout:
         self.program = program
         self.params: list[Tensor] = [p for g in groups for p in g["params"]]
         self.live = [p.requires_grad or not parameters for p in self.params]
+        self.count = max(1, len(groups))
         self.groups = [k for k, g in enumerate(groups) for _ in g["params"]]
         self.names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
         self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]

@@ -186,7 +186,7 @@ class Slots:
                     self.begun.append((sizes_of(slot), p))
 
     def _groups(self) -> int:
-        return len(set(self.layout.groups)) or 1
+        return self.layout.count
 
     def _begin_coarse(self, slot: str, spec: Any, values: Any) -> None:
         count, device = self._groups(), self._owner(spec).device

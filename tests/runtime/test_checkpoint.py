@@ -194,6 +194,30 @@ def test_a_state_of_another_shape_is_refused_at_load(slot: str) -> None:
         assert all(torch.equal(x, after["state"][i][key]) for key, x in entries.items())
 
 
+def test_state_of_groups_is_loaded_though_one_is_empty_or_has_just_joined() -> None:
+    text = """
+rule a(lr = 0.1):
+    state n: group = 0
+    n <- n + norm(grad(w), over = group)
+    w <- w - lr * grad(w) / n
+"""
+    params, _ = made(text)
+    cls = optimizer_class(compiled(text))
+    opt = cls([{"params": params[:2]}, {"params": []}])
+    train(params, opt, 1)
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    opt.add_param_group({"params": params[2:]})
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    train(params, opt, 1)
+    assert opt.state[params[0]]["n"].shape == (3,)
+    sizes = opt.state[params[0]]["n"]
+    assert sizes[0] > 0 and sizes[1] == 0 and sizes[2] > 0
+    state = copy.deepcopy(opt.state_dict())
+    state["state"][0]["n"] = torch.zeros(5)
+    with pytest.raises(ValueError, match=r"`n` of parameter 0 was saved with the shape \[5\]"):
+        opt.load_state_dict(state)
+
+
 @pytest.mark.parametrize("backend", ["eager", "c"])
 def test_a_state_of_rows_that_begins_as_a_number_has_a_number_a_row(backend: str) -> None:
     text = """
