@@ -90,13 +90,7 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     if variable and ctx.fits(old.type, value.type) and not ctx.fits(value.type, old.type):
         ctx.flow[key] = value  # a var takes the finer type
     elif not key.endswith("#d") and not ctx.fits(value.type, old.type):
-        ctx.error(
-            "E304",
-            f"a value of type {value.type} does not fit the slot of type {old.type}",
-            span,
-            _drawn(ctx, key, value)
-            or f"declare the slot with `: {value.type}`, or reduce the value",
-        )
+        _refuse(ctx, key, value, old.type, span)
     else:
         ctx.flow[key] = value if key.endswith("#d") else ctx.expand(value, old.type, span)
     ctx.writes += key in ctx.slot_of
@@ -108,6 +102,17 @@ def _drawn(ctx: Context, key: str, value: Node) -> str:
         return ""
     name = ctx.slot_of.get(key, key).partition("%")[0].rpartition(".")[2]
     return f"`{value['how']}({name})` draws a number for each place of `{name}`"
+
+
+def _refuse(ctx: Context, key: str, value: Node, slot: Type, span: Span) -> None:
+    """A value that does not fit its slot."""
+    wrong = f"a value of type {value.type} does not fit the slot of type {slot}"
+    help = _drawn(ctx, key, value)
+    if ctx.fits(replace(value.type, domain=""), slot):
+        wrong = "a value of one part of the tensors does not fit a slot of others"
+        help = "declare the slot in the block that writes it"
+    advice = f"declare the slot with `: {value.type}`, or reduce the value"
+    ctx.error("E304", wrong, span, help or advice)
 
 
 def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Node) -> Node:

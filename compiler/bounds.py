@@ -24,7 +24,7 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fraction": (_real(lambda v: 0 <= v <= 1), "in [0, 1]"),
     "unit_pair": (_each(_real(lambda v: 0 <= v < 1), 2), "a pair of numbers in [0, 1)"),
     "pair": (_each(_real(lambda v: v == v), 2), "a pair of numbers"),
-    "integer": (_real(lambda v: v == int(v)), "an integer"),
+    "integer": (_real(lambda v: math.isfinite(v) and v == int(v)), "an integer"),
     "count": (
         _real(lambda v: math.isfinite(v) and v == int(v) and v >= 1),
         "an integer of at least 1",
@@ -41,6 +41,25 @@ def complaint(bound: str, value: Any) -> str:
         return ""
     test, reads = BOUNDS[bound]
     return "" if test(value) else f"must be {reads}, and it is {value}"
+
+
+PLACES = 2**20
+"""How many places an axis may have."""
+TURNS = 10**6
+"""How often a loop may turn."""
+COUNTS = {
+    "size of an axis": (1, PLACES),
+    "number of turns": (0, TURNS),
+    "number of snapshots": (1, PLACES),
+}
+
+
+def whole(value: float, what: str) -> int:
+    """A count that only a run knows."""
+    least, most = COUNTS[what]
+    if not (least <= value <= most and value == int(value)):
+        raise ValueError(f"Invalid {what}: a whole number from {least} to {most}, not {value:g}")
+    return int(value)
 
 
 INPUTS = ("epoch", "progress", "new_epoch", "steps_per_epoch")

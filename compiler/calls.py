@@ -228,7 +228,7 @@ def run(
     from .statements import block, returned
 
     before = ctx.writes
-    with ctx.deeper(span):
+    with ctx.deeper(span), ctx.calling(span):
         for item in declaration.inputs:
             _check_input(ctx, inner, item, declaration, span)
         block(ctx, inner, declaration.tree.body)

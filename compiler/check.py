@@ -112,6 +112,7 @@ def locals_of(file: s.File) -> dict[str, Declaration]:
 def _read(tree: s.Rule, file: s.File, registry: Registry, known: Any) -> Context:
     graph = Graph(tree.name, tree.doc or file.doc, workers=tree.workers)
     ctx = Context(graph, registry, locals_of(file), known_slots=dict(known))
+    ctx.source = tree.span.source
     ctx.diagnostics += libraries(file, registry)
     scope = Scope()
     scope.block = scope

@@ -122,7 +122,9 @@ def rows_of(graph: Graph, moved: Mapping[str, float], schedule: Schedule = DEFAU
 def _settled(graph: Graph) -> str:
     if all(ending.kind == "veto" for ending in graph.outcomes):
         return "a veto; a GPU withholds the writes by itself, and is not waited for"
-    return "a veto, or older slots; the host decides, and waits for the condition"
+    kept = "all" if graph.snapshots is None else f"the last {graph.snapshots}"
+    held = f"{kept} snapshots are kept, each a copy of all slots"
+    return f"a veto, or older slots; the host decides, and waits for the condition; {held}"
 
 
 def _asked(found: Cost) -> str:

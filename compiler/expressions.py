@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from . import syntax as s
+from .bounds import PLACES, complaint
 from .builtins import BUILTINS
 from .builtins.views import primed
 from .ir import Node
@@ -21,6 +23,7 @@ from .scope import (
     Scope,
     SlotRef,
     Stop,
+    agreed,
     as_node,
     constant,
 )
@@ -89,10 +92,29 @@ def places(ctx: Context, scope: Scope, expr: s.Expr) -> int | Node:
         if size.known == DEVICE or size.type.axes or size.type.reach not in ("group", "model"):
             wrong = "the host must know how many places an axis has, the same for all tensors"
             ctx.error("E314", wrong, expr.span, "a constant, or an option with the bound `count`")
-        return size
-    if not 1 <= n <= 2**20 or n != int(n):
-        ctx.error("E309", f"an axis has 1 to {2**20} places, not {n}", expr.span)
+        return counted(ctx, size, "count", expr.span)
+    if not 1 <= n <= PLACES or n != int(n):
+        ctx.error("E309", f"an axis has 1 to {PLACES} places, not {n}", expr.span)
     return int(n)
+
+
+NUMBERS = ("", "real", "finite", "nonnegative", "positive", "integer")
+"""Bounds within which there are whole numbers to count with."""
+
+
+def counted(ctx: Context, value: Node, bound: str, span: Span) -> Node:
+    """A count that the host knows, the same for all groups; an option of it has the bound."""
+    option = ctx.graph.options.get(value["name"]) if value.op == "option" else None
+    if option is not None and isinstance(option.default, int | float | None):
+        wrong = "" if option.default is None else complaint(bound, option.default)
+        if option.bound not in (*NUMBERS, "count"):
+            wrong = f"has the bound `{option.bound}`"
+        if wrong:
+            help = f"declare `{option.name}: {bound} = ..`"
+            ctx.error("E309", f"`{option.name}` counts something here: it {wrong}", span, help)
+        if option.bound != "count":
+            ctx.graph.options[option.name] = replace(option, bound=bound)
+    return agreed(ctx, value, span)
 
 
 def placed(ctx: Context, axis: Axis, at: Node, span: Span) -> Node:

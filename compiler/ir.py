@@ -177,6 +177,13 @@ class Graph:
     """States that nothing reads, which are therefore gone."""
     nodes: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
 
+    @property
+    def snapshots(self) -> int | None:
+        """How many snapshots a rule may ever go back to; None where only a run tells."""
+        counts = [e.count for e in self.outcomes if e.count is not None]
+        known = [c["value"] for c in counts if c.op == "const"]
+        return int(max(known, default=0)) if len(known) == len(counts) else None
+
     def add(
         self,
         op: str,

@@ -146,8 +146,9 @@ class _Sheet:
         others = [e.when for e in self.graph.outcomes] + list(self.graph.metrics.values())
         for n in self.below(others):
             self.place(n)
-        for n in self.graph.metrics.values():
-            if plain(n) and self.concerns(n) and not self.column(n):
+        reported = [n for n in self.graph.metrics.values() if plain(n) and self.concerns(n)]
+        for n in map(self.resolve, reported):
+            if plain(n) and not self.column(n):
                 self.written.setdefault(n, self.level[n])
                 self.sink(n)
         self.keep_company()

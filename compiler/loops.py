@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import syntax as s
-from .expressions import node
+from .bounds import TURNS
+from .expressions import counted, node
 from .ir import Node, Region, substitute
-from .scope import Block, Context, Scope, Turn, agreed, constant
+from .scope import Block, Context, Scope, Turn, agreed, constant, same_axes
 from .types import MODEL, Type, coarser_or_equal, union
 
 UNROLL_LIMIT = 32
 """Loops that turn no oftener are unrolled."""
+
+Read = tuple[dict[str, Node], dict[str, Node], Node, Node | None]
+"""A turn as it was read: what it began with, what it ended with, its number, its `until`."""
 
 
 def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> None:
@@ -26,10 +30,11 @@ def repeat(ctx: Context, scope: Scope, statement: s.Repeat, block: Block) -> Non
             statement.count.span,
             "`repeat N until c:` stops by itself",
         )
-    if n is not None and (not 0 <= n <= 1e6 or n != int(n)):
-        ctx.error("E309", f"a loop turns 0 to 1000000 times, not {n}", statement.count.span)
+    if n is not None and (not 0 <= n <= TURNS or n != int(n)):
+        ctx.error("E309", f"a loop turns 0 to {TURNS} times, not {n}", statement.count.span)
     if n is not None and statement.until is None and n <= UNROLL_LIMIT:
         return _unroll(ctx, scope, statement, block, int(n))
+    count = count if n is not None else counted(ctx, count, "integer", statement.count.span)
     _loop(ctx, scope, statement, block, count)
 
 
@@ -62,15 +67,18 @@ def _loop(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, count: 
     if len(start) > len(before):
         ctx.paths = set(paths)
         first = _turn(ctx, scope, statement, block, start)
-    # a value that the body makes finer begins finer: read the body once more with that type
-    widened = {
-        k: ctx.expand(start[k], _wider(start[k].type, first[1][k].type), statement.span)
-        for k in first[0]
-        if k not in ctx.slot_of
-    }
-    start.update(widened)
-    ctx.paths = set(paths)
-    parameters, ends, index, until = _turn(ctx, scope, statement, block, start)
+    # a value that the body makes finer begins finer: read the body again with those types, until
+    # none of them changes
+    while True:
+        finer = _finer(ctx, start, first)
+        start.update({k: ctx.expand(start[k], t, statement.span) for k, t in finer.items()})
+        ctx.paths = set(paths)
+        first = _turn(ctx, scope, statement, block, start)
+        if not _finer(ctx, start, first):
+            break
+    parameters, ends, index, until = first
+    if until is not None:
+        _stops(ctx, parameters, ends, until)
     changed = [k for k in parameters if ends[k] is not parameters[k]]
     unchanged = {parameters[k]: start[k] for k in parameters if k not in changed}
     table = substitute(
@@ -93,9 +101,38 @@ def _loop(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, count: 
         ctx.flow[key] = ctx.graph.add("out", loop, type=type, span=statement.span, index=i)
 
 
+def _finer(ctx: Context, start: dict[str, Node], turn: Read) -> dict[str, Type]:
+    """The types of what a turn makes finer than it began: by what it writes, or cell by cell."""
+    parameters, ends, _, until = turn
+    result = {}
+    for k, p in parameters.items():
+        if k in ctx.slot_of or k in ctx.routed or ends[k] is p:
+            continue
+        type = _wider(start[k].type, ends[k].type)
+        type = type if until is None else _wider(type, until.type)
+        if type.reach != start[k].type.reach or not same_axes(type, start[k].type):
+            result[k] = type
+    return result
+
+
+def _stops(ctx: Context, parameters: dict[str, Node], ends: dict[str, Node], until: Node) -> None:
+    """A slot that a turn writes must have the cells that `until` stops one by one."""
+    for k, p in parameters.items():
+        if ends[k] is not p and not ctx.fits(until.type, p.type):
+            name = ctx.slot_of.get(k, k.partition("%")[0])
+            ctx.error(
+                "E304",
+                f"a condition of type {until.type} cannot stop the writing of `{name}`, a slot of "
+                f"type {p.type}",
+                until.span,
+                f"declare it with `: {until.type}`, or reduce the condition: "
+                "`all(.., over = model)`",
+            )
+
+
 def _turn(
     ctx: Context, scope: Scope, statement: s.Repeat, block: Block, start: dict[str, Node]
-) -> tuple[dict[str, Node], dict[str, Node], Node, Node | None]:
+) -> Read:
     """Read a loop's body once with a parameter for every version that it may carry."""
     ctx.streams += 1
     stream, graph = ctx.streams, ctx.graph

@@ -203,6 +203,8 @@ class Host:
     leaves: list[tuple[str, Any]]
     module: fx.GraphModule | Printed
     names: list[str]
+    counts: tuple[tuple[int, str], ...] = ()
+    """The places in a row of what counts something, and what: it must be whole."""
 
 
 @dataclass
@@ -259,8 +261,8 @@ class Plan:
     module: fx.GraphModule | None = None
     last_read: list[tuple[str, ...]] = field(default_factory=list)
     """For each phase the values that nothing reads after it."""
-    grouped: frozenset[str] = frozenset()
-    """The metrics that each group has one of."""
+    reported: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    """For each metric its reach, and whether it is a truth value."""
     lent: frozenset[str] = frozenset()
     """The slots whose new value may lie in the memory of an old one."""
     late: bool = False
@@ -301,6 +303,8 @@ class Program:
     """`plan` and `start` for gradients that a GradScaler has scaled, made when one is met."""
     bounds: dict[str, str] = field(default_factory=dict)
     evals: dict[str, str] = field(default_factory=dict)
+    snapshots: int | None = None
+    """How many snapshots are kept; None for all."""
     workers: bool = False
     origin: tuple[str, str, str] = ("<string>", "", "")
     rebuild: Callable[..., Any] | None = None

@@ -14,7 +14,7 @@ from .ir import Graph, Node, Slot
 from .ops import OPS
 from .primitive import Declaration, Registry
 from .scalars import HOST
-from .source import Diagnostic, Span, nearest
+from .source import Diagnostic, Source, Span, nearest
 from .types import COARSE, Axis, Type, TypeClash, coarser_or_equal, meet
 
 
@@ -184,13 +184,22 @@ class Context:
     turns: list[Turn] = field(default_factory=list)
     counted: dict[str, Node] = field(default_factory=dict)
     externs: dict[str, Function] = field(default_factory=dict)
+    source: Source | None = None
+    called: list[Span] = field(default_factory=list)
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> NoReturn:
         """Record what is wrong and give up on this statement."""
-        diagnostic = Diagnostic(code, message, span, help)
+        diagnostic = self._seen_from_the_rule(Diagnostic(code, message, span, help))
         if diagnostic not in self.diagnostics:
             self.diagnostics.append(diagnostic)
         raise Stop
+
+    def _seen_from_the_rule(self, found: Diagnostic) -> Diagnostic:
+        """What is wrong inside a library points to the rule's line that called it."""
+        own = [span for span in self.called if span.source == self.source]
+        if found.span.source == self.source or not own:
+            return found
+        return replace(found, span=own[-1], met=found.span)
 
     def unknown(self, what: str, name: str, known: Any, span: Span, code: str = "E201") -> NoReturn:
         self.error(code, f"unknown {what} `{name}`", span, nearest(name, known))
@@ -205,6 +214,15 @@ class Context:
             yield
         finally:
             self.depth -= 1
+
+    @contextmanager
+    def calling(self, span: Span) -> Iterator[None]:
+        """While the body of what is called at `span` is read."""
+        self.called.append(span)
+        try:
+            yield
+        finally:
+            self.called.pop()
 
     # Nodes --------------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class Diagnostic:
     message: str
     span: Span
     help: str = ""
+    met: Span | None = None
+    """Where in a library it was met, if `span` is the call that led there."""
 
     def __str__(self) -> str:
         span = self.span
@@ -60,10 +62,15 @@ class Diagnostic:
         if line:
             mark = " " * (span.column - 1) + "^" * max(1, end - span.column)
             text += f"\n  {number} | {line}\n  {' ' * len(number)} | {mark}"
+        if self.met is not None:
+            at = self.met
+            inside = at.source.line(at.row).strip()
+            text += f"\n  met in {at.source.path}:{at.row}:{at.column}: {inside}"
         return f"{text}\n  help: {self.help}" if self.help else text
 
     def as_dict(self) -> dict[str, object]:
         """The same for `--json`."""
+        at = self.met
         return {
             "code": self.code,
             "message": self.message,
@@ -73,6 +80,7 @@ class Diagnostic:
             "end_row": self.span.end_row,
             "end_column": self.span.end_column,
             "help": self.help,
+            "met": f"{at.source.path}:{at.row}:{at.column}" if at else "",
         }
 
 

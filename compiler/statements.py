@@ -9,7 +9,7 @@ from . import syntax as s
 from .assignments import bind, write
 from .branches import every, if_statement
 from .declarations import declare
-from .expressions import evaluate, node
+from .expressions import counted, evaluate, node
 from .ir import Ending
 from .loops import repeat
 from .primitive import Declaration
@@ -92,6 +92,11 @@ def _outcome(ctx: Context, scope: Scope, statement: s.Outcome) -> None:
         when = ctx.map("and", condition, when, span=statement.span)
     count = node(ctx, scope, statement.count) if statement.count is not None else None
     back = constant(count) if count is not None else None
+    if statement.count and count is not None and back is None:
+        if count.type.reach not in ("group", "model") or count.type.axes:
+            wrong = f"`restore` goes back one number of snapshots, and this is {count.type}"
+            ctx.error("E313", wrong, statement.count.span, "reduce it `over = model`")
+        count = counted(ctx, count, "count", statement.count.span)
     if statement.count and back is not None and (not 1 <= back <= 2**20 or back != int(back)):
         wrong = f"`restore` goes back a whole number of snapshots, 1 at least, not {back}"
         ctx.error("E309", wrong, statement.count.span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ def keep_types(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
             _same_shapes(program, state[i], p, names[k] or f"parameter {k}", len(groups))
             state[i] = as_kept(program, state[i], p)
     optimizer._saved = [state.get(i, {}) for i in order]
-    optimizer._snapshots = copy.deepcopy(state_dict.get("snapshots", []))
+    kept = copy.deepcopy(state_dict.get("snapshots", []))
+    optimizer._snapshots = deque(kept, program.snapshots)
     return {**state_dict, "state": state}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compiler import cells
+from ..compiler.bounds import whole
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Rest, Route
 from .asking import call, evaluate
 from .computing import compute, rest
@@ -22,7 +24,7 @@ def run(plan: Plan, frame: Frame) -> None:
         _RUN[type(phase)](phase, frame)
 
 
-def step(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any = tuple) -> str:
+def step(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any = tuple) -> str:
     """Run a step and settle it: `commit`, `veto` or `restore`.
 
     Where the device withholds the writes of a veto, it is `commit` until the host learns of it.
@@ -80,10 +82,19 @@ def _dry(phase: Any, always: frozenset[str]) -> Any:
 
 
 def _metrics(plan: Plan, frame: Frame) -> dict[str, Any]:
-    """What the step reports: of a value that each group has, a number where there is one group."""
-    values = {k: _copy(frame.get(v)) for k, v in plan.metrics.items()}
-    one = len(frame.group_rows) == 1
-    return {k: v[0] if one and k in plan.grouped else v for k, v in values.items()}
+    """What the step reports: one value of the model, or a list with one a group, or one a tensor;
+    where there is one group, its value.
+    """
+    found = {}
+    for name, source in plan.metrics.items():
+        reach, logical = plan.reported[name]
+        value = _copy(frame.get(source))
+        if reach != "model":  # a kernel's sums of tensors lie in one column
+            value = list(value)
+            value = [x if x is None or not logical else cells.truth(x) for x in value]
+        alone = reach == "group" and len(value) == 1
+        found[name] = value[0] if alone else value
+    return found
 
 
 def overflowed(frame: Frame) -> bool:
@@ -112,10 +123,10 @@ def _note_took(frame: Frame, values: dict[str, Any]) -> None:
             )
 
 
-def _settled(plan: Plan, frame: Frame, snapshots: list[Any], clocks: Any) -> str:
+def _settled(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any) -> str:
     """What becomes of the step; a snapshot holds the slots as they are before its writes."""
     for kind, when, _ in plan.outcomes:
-        if kind == "snapshot" and truth(frame.get(when)):
+        if kind == "snapshot" and snapshots.maxlen != 0 and truth(frame.get(when)):
             held = {s: _copy(v) for s, v in frame.slots.items() if "@" not in s}
             snapshots.append((held, clocks()))
     return settle(plan, frame)
@@ -125,7 +136,10 @@ def settle(plan: Plan, frame: Frame) -> str:
     """The first condition that holds decides."""
     for kind, when, count in plan.outcomes:
         if kind != "snapshot" and _holds(frame.get(when), frame):
-            return "veto" if kind == "veto" else f"restore {int(frame.get(count))}"
+            if kind == "veto":
+                return "veto"
+            back = float(frame.get(count))
+            return f"restore {whole(back, 'number of snapshots')}"
     return "commit"
 
 

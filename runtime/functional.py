@@ -9,6 +9,7 @@ Nothing is written in place, so the step may be traced by torch.compile and diff
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -129,7 +130,7 @@ class Step:
         frame.inputs = inputs or {}
         begun = [n for n in self._starts if n not in frame.slots]
         self._begin(frame, host, begun)
-        snapshots = list(state.get("snapshots", ()))
+        snapshots = deque(state.get("snapshots", ()), self.program.snapshots)
         clocks = list(state["t"]), state["steps"]
         outcome = execute.step(plan, frame, snapshots, lambda: clocks)
         t, steps = frame.clocks or clocks
@@ -146,7 +147,7 @@ class Step:
             "t": [n + int(on and outcome == "commit") for n, on in zip(t, took, strict=True)],
             "calls": call,
             "steps": steps + int(outcome == "commit"),
-            **({"snapshots": snapshots} if snapshots else {}),
+            **({"snapshots": list(snapshots)} if snapshots else {}),
         }
         moved = list(leaves)
         for target in self.program.targets:

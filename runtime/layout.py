@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiler.bounds import whole
 from ..compiler.program import Host, Program
 from .sharding import Shards
 from .state import to_local
@@ -246,6 +247,8 @@ class HostRows:
                 )
                 for g in range(len(self.groups))
             ]
+            for place, what in host.counts:
+                whole(self.done[id(host)][0][place], what)
         return self.done[id(host)]
 
     def _leaf(self, leaf: Any, g: int, i: int | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
         self.in_backward = program.in_backward if in_backward is None else in_backward
         self.workers = seated(program, workers)
         self.metrics: dict[str, Any] = {}
-        self._snapshots: list[Any] = []
+        self._snapshots: deque[Any] = deque(maxlen=program.snapshots)
         self._fresh()
         super().__init__(params, defaults)
         self.register_state_dict_pre_hook(settled)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from ..ir import Graph, Node, postorder
+from ..ir import Graph, Node, body_nodes, postorder
 from ..types import Type, union
 from .classes import FIXED
 
 PLACES = ("eye", "iota", "expand", "random")
 OWN = ("all", "rows", "cols")
 """Axes whose places the tensors say, not the answers of a loop."""
+
+
+def counting(graph: Graph) -> dict[Node, str]:
+    """What says how many places an axis has, or how often a loop turns, and which of the two."""
+    found: dict[Node, str] = {}
+    order = list(postorder(graph.roots()))
+    for n in order:
+        if n.op == "loop":
+            found[n.inputs[0]] = "number of turns"
+            order += body_nodes(n["body"])
+        axes = (n["axis"],) if n.op == "size" else n.type.axes
+        found |= {a.size: "size of an axis" for a in axes if isinstance(a.size, Node)}
+    return found
 
 
 def of_inputs(graph: Graph) -> dict[str, str]:

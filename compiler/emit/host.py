@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx
@@ -26,7 +26,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def host_module(roots: list[Node]) -> Host:
+def host_module(roots: list[Node], counting: Mapping[Node, str] | None = None) -> Host:
     """The graph that gives the roots from their leaves: options, clocks, inputs, facts."""
     graph = fx.Graph()
     leaves: list[tuple[str, Any]] = []
@@ -51,7 +51,10 @@ def host_module(roots: list[Node]) -> Host:
             else:
                 values[node] = graph.call_function(FUNCTIONS[node.op], inputs)
     graph.output(tuple(values[r] for r in roots))
-    return Host(leaves, fx.GraphModule({}, graph), [f"%{r.number}" for r in roots])
+    counts = (
+        tuple((k, counting[r]) for k, r in enumerate(roots) if r in counting) if counting else ()
+    )
+    return Host(leaves, fx.GraphModule({}, graph), [f"%{r.number}" for r in roots], counts)
 
 
 def leaf(node: Node) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..ir import Graph, Node, asks
 from ..least import ASKS, company, handed_over, plain, worth_storing
 from ..program import Compute, Output, Plan, Rest
+from .axis_sizes import counting
 from .host import host_module
 from .lower import Lowering
 from .versions import aliases, last_reader, late, reads, touches, within
@@ -28,11 +29,9 @@ def plan(graph: Graph) -> Plan:
         if not _stays(graph, s, node)
     }
     reported = {k: _as_it_is(graph, n) for k, n in graph.metrics.items()}
-    others = [
-        r
-        for r in (*_ends(graph), *reported.values(), *graph.evals.values())
-        if r not in graph.writes.values()
-    ]
+    # what is written to the parts of a slot is reported whole; what evaluation holds is a slot
+    held = [n for n in graph.evals.values() if n not in graph.writes.values()]
+    others = [n for n in (*_ends(graph), *reported.values(), *held) if n not in writes.values()]
     low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
     low.stored = worth_storing(graph)
     # a loss that raises must find everything as it was, so nothing is written before the last one
@@ -67,11 +66,10 @@ def plan(graph: Graph) -> Plan:
         evals={k: low.name(n) for k, n in graph.evals.items()},
         always=graph.always,
         reaches={f"v{n.number}": n.type.reach for n in low.order},
-        grouped=frozenset(k for k, n in graph.metrics.items() if n.type.reach == "group"),
+        reported={k: (n.type.reach, n.type.logical) for k, n in graph.metrics.items()},
     )
-    made.host = host_module(
-        low.hosts
-    )  # last: naming a scalar of the host gives it a place in the row
+    # last: naming a scalar of the host gives it a place in the row
+    made.host = host_module(low.hosts, counting(graph))
     made.last_read = _last_reads(made)
     known = aliases(phases)
     made.lent = frozenset(s for s, v in made.deferred.items() if within([v], known))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..bounds import whole
 from ..ir import Node
 from ..workers import Meeting, Seat
 from .operations import compute
@@ -69,7 +70,8 @@ class Interpreter(State):
             if bool(_any(values.value(ending.when))):
                 if ending.kind == "veto" or ending.count is None:
                     return "veto"
-                return f"restore {int(values.value(ending.count))}"
+                back = float(values.value(ending.count))
+                return f"restore {whole(back, 'number of snapshots')}"
         return "commit"
 
     def _restore(self, back: int) -> None:

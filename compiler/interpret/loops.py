@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import torch_ops
+from ..bounds import whole
 from ..ir import Node, Region, body_nodes
 from .state import Cells
 from .values import Values
@@ -12,8 +13,7 @@ from .values import Values
 
 def loop(values: Values, node: Node) -> Cells:
     region: Region = node["body"]
-    count = values.memo[node.inputs[0]]
-    count = int(count[0] if isinstance(count, list) else count)
+    count = whole(float(values.memo[node.inputs[0]]), "number of turns")
     carried = [values.memo[x] for x in node.inputs[1:]]
     inside = body_nodes(region)
     for turn in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,9 @@ class State:
         self.slots: dict[str, Cells] = {}
         self.t = [1] * len(self.names)
         self.call, self.steps = 1, 1
-        self.snapshots: list[tuple[dict[str, Cells], list[int], int]] = []
+        self.snapshots: deque[tuple[dict[str, Cells], list[int], int]] = deque(
+            maxlen=graph.snapshots
+        )
         for name, slot in graph.slots.items():
             if slot.kind == "target":
                 self.slots[name] = [

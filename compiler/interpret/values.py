@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import cells
+from ..bounds import whole
 from ..ir import Node, body_nodes, inputs_of, postorder
 from ..types import Axis
 from .state import Cells, State
@@ -109,7 +110,7 @@ class Values:
             return axis.size
         if isinstance(axis.size, Node):
             value = self.value(axis.size)
-            return int(value[0] if isinstance(value, list) else value)
+            return whole(float(value), "size of an axis")
         if axis.name == "all":
             return sum(shape.numel() for shape in self.state.shapes)
         for node, value in self.memo.items():

@@ -83,6 +83,63 @@ RULES = {
         repeat turns until dot(v, g, over = model) < top(w, over = model, fraction = 0.5):
             v <- min(0.001, w)
         w <- w - lr * v""",
+    "a loop that cells leave one by one, with a number": """
+        var a = 1.0
+        repeat turns until w * a < 0.05:
+            a <- a / 2
+        w <- w - lr * a * grad(w)""",
+    "a loop that places of an axis leave one by one": """
+        z = normal(w, probes(3))
+        var a = w
+        repeat turns until sum(z, over = model) > 0:
+            a <- a / 2
+        w <- w - lr * sum(a, over = probes)""",
+    "a loop that rows leave one by one, with what they count": """
+        for params where ndim == 2:
+            var a = 0.0, b = 0
+            repeat 6 until norm(w, over = row) * a > 0.5:
+                a <- a + b + 0.2
+                b <- b + 0.1
+            w <- w - lr * a * b
+        other:
+            step lr""",
+    "a loop whose numbers become finer in turn": """
+        var a = 0, b = 0, c = 0
+        repeat turns:
+            a <- a + b
+            b <- b + c
+            c <- c + w
+        w <- w - lr * tanh(a)""",
+    "a restore that an option counts": """
+        snapshot when call % 2 == 1
+        restore turns / 2 when call % 5 == 0
+        w <- w - lr * grad(w)""",
+    "restores from different depths": """
+        state k: model = 1
+        snapshot when call % 2 == 0
+        restore 2 when call % 5 == 0
+        restore 1 when call % 7 == 0
+        k <- k + 1
+        w <- w - lr * grad(w) * k""",
+    "metrics of tensors, of cells, and of what holds": """
+        g = grad(w)
+        metric norms = norm(g, over = tensor)
+        metric many = count(g, over = tensor)
+        metric some = any(g > 0, over = tensor)
+        metric holds = g > 0
+        metric none = zeros(w)
+        metric own = t
+        step lr""",
+    "metrics within and behind a block": """
+        for params where ndim == 1:
+            metric point = w
+            metric slope = grad(w)
+            step lr
+            metric moved = w
+        other:
+            step lr / 2
+        metric all = w
+        metric twice = 2 * w""",
     "reductions of what the host knows": """
         most = top(place, over = tensor, fraction = 0.5)
         w <- w - lr * grad(w) * norm(turns, over = model) * most""",
@@ -140,6 +197,24 @@ REFUSED = {
     "a point that gains an axis in a block": (
         "for params where ndim == 2:\n    w <- w - lr * normal(w, probes(2))\nother:\n    step lr",
         "a value of type element[probes(2)] does not fit the slot of type element",
+    ),
+    "an axis of a rate": (
+        "w <- normal(w, probes(lr))[0]",
+        "`lr` counts something here: it must be",
+    ),
+    "a loop of a rate": ("repeat lr:\n    w <- w / 2", "`lr` counts something here: it must be"),
+    "a restore of a rate": ("restore lr when call > 3\nstep lr", "`lr` counts something here"),
+    "a restore of each tensor's own": (
+        "restore ndim when call > 3\nstep lr",
+        "`restore` goes back one number of snapshots, and this is tensor",
+    ),
+    "a state that cells leave one by one": (
+        "state s: model = 1\nrepeat 3 until w > 1:\n    s <- s / 2\nw <- w - lr * s",
+        "a condition of type element cannot stop the writing of `s`, a slot of type model",
+    ),
+    "a state of all in a block": (
+        "state s = w\nfor params where ndim == 1:\n    s <- w\n    step lr\nother:\n    step lr",
+        "declare the slot in the block that writes it",
     ),
     "an axis without end": ("w <- normal(w, probes(inf))[0]", "an axis has 1 to 1048576 places"),
     "a loop without end": ("repeat inf:\n    w <- w - lr", "a loop turns 0 to 1000000 times"),
@@ -205,10 +280,11 @@ def graph(body: str) -> Graph:
 
 
 def agree(found: Any, wanted: Any) -> bool:
-    """Whether a metric is the same number, or the same list of values."""
+    """Whether a metric is the same value, or the same list of values."""
     if isinstance(wanted, list):
         return isinstance(found, list) and all(map(agree, found, wanted))
-    return isinstance(found, Tensor) and torch.allclose(found, wanted.double(), rtol=BOUND)
+    alike = isinstance(found, Tensor) and (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    return alike and torch.allclose(found.double(), wanted.double(), rtol=BOUND)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -274,6 +350,64 @@ def test_what_is_flat_in_a_block_is_the_part_that_is_there() -> None:
     for backend in (interpreted, lambda rule: optimized(rule, "eager")):
         one, two = (backend(graph(routed.format(x)))[0] for x in ("back(flat(g))", "g"))
         assert all(map(torch.equal, one, two))
+
+
+def test_options_that_count_are_whole() -> None:
+    text = """
+rule r(n = 2, m = 3):
+    z = normal(w, probes(n))
+    repeat m / 2:
+        w <- w - 0.1 * sum(z, over = probes)
+"""
+    rule = driver.graph(Source("odd.opt", text), library())
+    made = optimizer_class(driver.program(rule))
+    params = Problem().values()
+    for wrong in (2.5, 0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="Invalid n: it must be an integer of at least 1"):
+            made(params, n=wrong)
+    opt = made(params, m=4)
+    opt.step()
+    opt.param_groups[0]["m"] = 3
+    with pytest.raises(ValueError, match="Invalid number of turns: a whole number from 0 to"):
+        opt.step()
+    opt.param_groups[0].update(m=2, n=1.5)
+    with pytest.raises(ValueError, match="Invalid size of an axis: a whole number from 1 to"):
+        opt.step()
+
+
+def test_groups_agree_on_what_counts() -> None:
+    made = optimizer_class(driver.program(graph("repeat turns:\n    w <- w - lr * grad(w)")))
+    first, *others = Problem().parameters()
+    opt = made([{"params": [first]}, {"params": others, "turns": 7}])
+    for p in (first, *others):
+        p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match="the groups must agree on 'turns'"):
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    "body, kept",
+    [
+        ("restore 2 when call == 40\nrestore 1 + 2 when call == 50", 3),
+        ("", 0),
+        ("restore turns when call == 40", 7),
+    ],
+)
+def test_no_more_snapshots_are_kept_than_are_gone_back_to(body: str, kept: int) -> None:
+    rule = graph(f"snapshot when call > 2\n{body}\nw <- w - lr")
+    opt = optimizer_class(driver.program(rule))(Problem().parameters())
+    for _ in range(9):
+        opt.step()
+    assert len(opt._snapshots) == kept
+
+
+def test_what_is_wrong_in_a_library_points_to_the_line_that_called_it() -> None:
+    with pytest.raises(CompileError) as found:
+        graph("smooth momentum(momentum)\nstep lr")
+    first = found.value.diagnostics[0]
+    assert (first.span.source.path, first.span.row) == ("odd.opt", 2)
+    assert first.met is not None and first.met.source.path.endswith("momentum.opt")
+    assert "met in" in str(first) and first.as_dict()["met"]
 
 
 def test_kernels_in_loops_are_not_recorded() -> None:

@@ -56,7 +56,7 @@ def test_what_is_gone_back_to_is_saved() -> None:
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert all(map(torch.equal, run(second, 4), whole))
     second.load_state_dict(rule(parameters()).state_dict())
-    assert second._snapshots == []
+    assert not second._snapshots
 
 
 def test_a_step_from_the_point_of_evaluation_is_refused() -> None:
