@@ -13,7 +13,7 @@ from .primitive import Declaration, NoLibrary, Registry, from_syntax
 from .scope import Arguments, Context, Function, Scope, SlotRef, Stop, as_node, constant
 from .source import CompileError, Diagnostic, nearest
 from .statements import block
-from .types import SIDES, Axis, Type
+from .types import SIDES, SINGULAR, Axis, Type
 
 TAKEN = frozenset(
     ("params", "param_names", "module_types", "initial_lr", "calls", "steps")
@@ -287,9 +287,11 @@ def _unsized(ctx: Context) -> None:
     brought |= {a.name for name in asked for a in graph.objectives[name].axes}
     for n in made:
         for axis in (n["axis"],) if n.op == "size" else n.type.axes:
-            if axis.size is None and axis.name not in brought:
+            own = n.op == "size" and axis.name == SINGULAR
+            if own or axis.size is None and axis.name not in brought:
                 wrong = f"nothing says how many places the axis `{axis.name}` has"
                 help = f"say it where the axis begins: `normal(w, {axis.name}(4))`, `window(4)`"
+                help = "each matrix has its own: `sum(0 * s + 1, over = singular)`" if own else help
                 ctx.diagnostics.append(Diagnostic("E308", wrong, n.span, help))
                 return
 

@@ -15,7 +15,7 @@ from .builtins.reductions import reduce
 from .ir import Node
 from .scope import Context
 from .source import Span
-from .types import Axis, Type
+from .types import SINGULAR, Axis, Type
 
 Parts = list[tuple[Node, Node]]
 Rule = Callable[[Context, Node, Node, dict[Node, bool]], Parts]
@@ -215,7 +215,7 @@ def _singular_values(ctx: Context, node: Node, adjoint: Node, active: dict[Node,
         ctx.error("E307", "the vectors of `svd` have no derivative here", node.span)
     source, span = node.inputs[0], node.span
     a, b = source.type.axes[-2:]
-    s = Axis("singular")
+    s = Axis(SINGULAR)
     u = ctx.graph.add("svd", source, type=replace(source.type, axes=(a, s)), span=span, part=0)
     v = ctx.graph.add("svd", source, type=replace(source.type, axes=(s, b)), span=span, part=2)
     scaled = ctx.map("mul", u, full(ctx, adjoint, node.type, span), span=span)

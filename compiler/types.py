@@ -19,6 +19,8 @@ COARSE = ("group", "model")
 _RANK = {"element": 0, "row": 1, "column": 1, "tensor": 2, "group": 3, "model": 4}
 SIDES = ("rows", "cols", "short", "long")
 """The axes of a tensor's matrix, as it is and turned where it is tall."""
+SINGULAR = "singular"
+"""The axis of the singular values of a matrix: each matrix has its own number of them."""
 BUILD, HOST, DEVICE = 0, 1, 2
 """When a value is known: while compiling, on the host at the start of a step, or on the device."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..ir import Node
 from ..scope import Context, Scope, as_node
 from ..source import Span
-from ..types import Axis, Type, coarser_or_equal
+from ..types import SINGULAR, Axis, Type, coarser_or_equal
 from .declare import builtin
 from .reductions import reduce
 
@@ -133,9 +133,9 @@ _several("qr", (lambda a: a, lambda a: (a[1], a[1].prime())))
 _several(
     "svd",
     (
-        lambda a: (a[0], Axis("singular")),
-        lambda a: (Axis("singular"),),
-        lambda a: (Axis("singular"), a[1]),
+        lambda a: (a[0], Axis(SINGULAR)),
+        lambda a: (Axis(SINGULAR),),
+        lambda a: (Axis(SINGULAR), a[1]),
     ),
 )
 

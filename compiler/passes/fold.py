@@ -14,7 +14,7 @@ from ..least import within
 from ..ops import OPS
 from ..rewrite import Const, Rule, Var, op, rewrite
 from ..scalars import HOST
-from ..types import TypeClash, meet
+from ..types import SIDES, TypeClash, meet
 
 X, Y = Var("x"), Var("y")
 
@@ -34,7 +34,9 @@ def _made(name: str, *order: str) -> Any:
 
 
 def _one(graph: Graph, node: Node, x: Node) -> Node:
-    return graph.const(1.0, node.span)
+    """x^0, except where only x says how many places its axes have."""
+    open = any(a.size is None and a.name not in SIDES for a in node.type.axes)
+    return node if open else graph.const(1.0, node.span)
 
 
 def _choose(graph: Graph, node: Node, c: Any, a: Node, b: Node) -> Node:

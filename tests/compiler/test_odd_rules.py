@@ -140,6 +140,9 @@ RULES = {
             step lr / 2
         metric all = w
         metric twice = 2 * w""",
+    "as many ones as there are singular values": """
+        u, s, v = svd(matrix(w))
+        w <- w - lr * sum(s^0, over = singular) * back(u * (1 + zeros(s)) @ v)""",
     "reductions of what the host knows": """
         most = top(place, over = tensor, fraction = 0.5)
         w <- w - lr * grad(w) * norm(turns, over = model) * most""",
@@ -215,6 +218,10 @@ REFUSED = {
     "a state of all in a block": (
         "state s = w\nfor params where ndim == 1:\n    s <- w\n    step lr\nother:\n    step lr",
         "declare the slot in the block that writes it",
+    ),
+    "the number of singular values": (
+        "u, s, v = svd(matrix(w))\nw <- w - lr * sum(s, over = singular) / size(singular)",
+        "each matrix has its own: `sum(0 * s + 1, over = singular)`",
     ),
     "an axis without end": ("w <- normal(w, probes(inf))[0]", "an axis has 1 to 1048576 places"),
     "a loop without end": ("repeat inf:\n    w <- w - lr", "a loop turns 0 to 1000000 times"),
