@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from . import execute
 from .capture import Captures, capturing, obstacle
 from .checkpoint import add_snapshots, keep_types, restore_types, settled
 from .closure import Closure
+from .evaluation import refuse_swapped, swap
 from .frame import Frame, took_part
 from .gradients import Gradients
 from .in_backward import InBackward
@@ -25,8 +25,8 @@ from .inspection import parameters_of
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
-from .options import of_call, refuse_misspelt
-from .state import Slots, to_local
+from .options import of_call, refuse_misspelt, signature
+from .state import Slots
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
 
@@ -201,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         if self.program.captured and plain and self.captures.step(self):
             return None
         layout = self._arrange()
-        self._refuse_swapped()
+        refuse_swapped(self)
         if self.program.workers and self.workers is None:
             raise RuntimeError(alone(self.program, type(self).__name__))
         loop = self._loop(layout, closure, objective)
@@ -406,31 +406,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def eval(self) -> None:
         """Put the point of evaluation (an average, say) into the parameters, unless it is there."""
-        self._swap(True)
+        swap(self, True)
 
     def train(self, mode: bool = True) -> None:
         """Put the held point back into the parameters."""
-        self._swap(not mode)
-
-    def _refuse_swapped(self) -> None:
-        """A step from the point of evaluation would be lost by `train()`."""
-        if self.program.evals and any("held" in state for state in self.state.values()):
-            raise RuntimeError(
-                "the parameters are at the point of evaluation: call optimizer.train() first"
-            )
-
-    @torch.no_grad()
-    def _swap(self, to_eval: bool) -> None:
-        layout = self._arrange()
-        for target, slot in self.program.evals.items():
-            for i in layout.members[target]:
-                p = layout.params[i]
-                state = self.state[p]
-                if to_eval and "held" not in state and slot in state:
-                    state["held"] = p.detach().clone()
-                    to_local(p).copy_(state[slot].to(p.dtype))
-                elif not to_eval and "held" in state:
-                    p.copy_(state.pop("held"))
+        swap(self, not mode)
 
 
 def optimizer_class(program: Program, name: str = "", module: str = "") -> type[Optimizer]:
@@ -439,25 +419,9 @@ def optimizer_class(program: Program, name: str = "", module: str = "") -> type[
     options = "\n".join(f"    {k} = {v}" for k, v in program.options.items())
     doc = f"{program.doc or program.name}\n\nOptions and their defaults:\n{options}"
     members: dict[str, Any] = {"program": program, "__doc__": doc}
-    members["__signature__"] = _signature(program)
+    members["__signature__"] = signature(program, Optimizer.__init__)
     members |= {"__module__": module} if module else {"__reduce_ex__": _reduce}
     return type(words, (Optimizer,), members)
-
-
-def _signature(program: Program) -> inspect.Signature:
-    """What the class takes, for editors and tools: the options of the rule, then what all share."""
-    empty = inspect.Parameter.empty
-    defaults = [empty if d is None else d for d in program.options.values()]
-    in_order = sorted(defaults, key=lambda d: d is not empty) == defaults  # as Python wants it
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if in_order else inspect.Parameter.KEYWORD_ONLY
-    options = [
-        inspect.Parameter(name, kind, default=default)
-        for name, default in zip(program.options, defaults, strict=True)
-    ]
-    params, *shared = inspect.signature(Optimizer.__init__).parameters.values()
-    taken = {"params", "args", "options", *program.options}
-    shared = [p for p in shared if p.name not in taken]
-    return inspect.Signature([params.replace(name="params"), *options, *shared])
 
 
 def _reduce(self: Optimizer, protocol: int) -> Any:

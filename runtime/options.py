@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,3 +59,19 @@ def refuse_misspelt(program: Program, group: Mapping[str, Any]) -> None:
                 f"Invalid parameter group: {program.name} has no option {key!r}; "
                 f"did you mean {meant!r}?"
             )
+
+
+def signature(program: Program, shared_by: Any) -> inspect.Signature:
+    """What the class takes, for editors and tools: the options of the rule, then what all share."""
+    empty = inspect.Parameter.empty
+    defaults = [empty if d is None else d for d in program.options.values()]
+    in_order = sorted(defaults, key=lambda d: d is not empty) == defaults  # as Python wants it
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if in_order else inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(name, kind, default=default)
+        for name, default in zip(program.options, defaults, strict=True)
+    ]
+    _, params, *shared = inspect.signature(shared_by).parameters.values()
+    taken = {"params", "args", "options", *program.options}
+    shared = [p for p in shared if p.name not in taken]
+    return inspect.Signature([params, *options, *shared])
