@@ -237,3 +237,122 @@ def test_two_hyperplanes_solve_xor_and_one_does_not(planes: int) -> None:
         opt.step()
     lost = float(opt.metrics["lost"])
     assert lost == pytest.approx(1.014e-3, rel=0.1) if planes == 2 else lost > 0.69
+
+
+# Steps that find their own size or shape ----------------------------------------------------------
+
+
+def asked(lines: str, start: Tensor, loss: Callable[[Tensor], Tensor], steps: int) -> list[float]:
+    """The loss before and after each step of a rule that asks for it."""
+    w = nn.Parameter(start.clone())
+    opt = optc.loads("rule r():\n" + lines)([w])
+    opt.bind(objective=lambda: loss(w))
+    found = [float(loss(w.detach()))]
+    for _ in range(steps):
+        opt.step()
+        found.append(float(loss(w.detach())))
+    return found
+
+
+OASIS = """
+    precondition oasis(beta = 0.99, floor = 1e-5, eta0 = 1e-3, probes0 = 100)
+    step 1
+"""
+
+
+def test_the_doubly_adaptive_step_divides_a_quadratic_by_four() -> None:
+    H = tensor([100.0, 1.0, 0.01])
+    found = asked(OASIS, torch.ones(3, dtype=EXACT), lambda w: (H * w**2).sum() / 2, 12)
+    wanted = {2: 12.6, 3: 3.15, 4: 0.788, 7: 1.23e-2, 12: 1.2e-5}
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=5e-3)
+
+
+def test_the_doubly_adaptive_step_where_the_hessian_is_not_diagonal() -> None:
+    """Scales hide a condition of 1.6e5; descent at 1 / L hardly moves."""
+    torch.manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(5, 5, dtype=EXACT))[0]
+    S = torch.diag(tensor([10.0, 1, 0.1, 1, 5]))
+    H = S @ Q @ torch.diag(tensor([1.0, 3, 10, 30, 100])) @ Q.T @ S
+    loss = lambda w: w @ H @ w / 2  # noqa: E731
+    start = torch.ones(5, dtype=EXACT)
+    found = asked(OASIS, start, loss, 500)
+    plain = asked(f"    step {1 / float(torch.linalg.eigvalsh(H)[-1])}\n", start, loss, 500)
+    assert found[0] == pytest.approx(599, rel=1e-3) and plain[-1] == pytest.approx(1.55, rel=5e-3)
+    assert found[-1] < 1e-6
+
+
+def test_weights_become_uniform_in_their_moments() -> None:
+    """Of 2000 standard normal cells, by Adam on the penalty alone."""
+    make = torch.Generator().manual_seed(0)
+    w = nn.Parameter(torch.randn(50, 40, generator=make, dtype=EXACT))
+    lines = """rule r():
+    regularize weight_distribution_reg(kurt_rate = 1)
+    precondition adam()
+    step 0.01
+"""
+    opt = optc.loads(lines)([w])
+    opt.bind(objective=lambda: 0 * w.sum())
+    for _ in range(500):
+        opt.step()
+    u = (w.detach() - w.detach().mean()) / w.detach().std()
+    assert float((u**4).mean()) == pytest.approx(1.8, abs=1e-6)
+    assert float((u**3).mean()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_path_of_a_flow_is_shorter_than_the_inequality_says() -> None:
+    """1/2 w' diag(1, 4) w from (1, 1): c is the root of twice the least curvature."""
+    H = tensor([1.0, 4.0])
+    lines = """rule r():
+    monitor uniform_lgi(lr = 0.01, theta = 0.5) as lgi
+    metric c = lgi.c
+    metric path = lgi.path
+    metric bound = lgi.bound
+    step 0.01
+"""
+    w = nn.Parameter(tensor([1.0, 1.0]))
+    opt = optc.loads(lines)([w])
+    opt.bind(objective=lambda: (H * w**2).sum() / 2)
+    for _ in range(1500):
+        opt.step()
+    found = {k: float(v) for k, v in opt.metrics.items()}
+    assert found["c"] == pytest.approx(2**0.5, rel=1e-6)
+    assert found["bound"] == pytest.approx(5**0.5, rel=1e-6)
+    assert found["path"] == pytest.approx(1.6005, rel=5e-3)
+    assert found["path"] < found["bound"]
+
+
+def test_differences_of_gradients_serve_exponentials() -> None:
+    """The mean of 2 cosh(a w), from 6 in steps of 0.01; plain descent overflows."""
+    a = torch.linspace(0.5, 1.5, 100, dtype=EXACT)
+    w = nn.Parameter(tensor([6.0]))
+    loss = lambda b: ((b * w).exp() + (-b * w).exp()).mean()  # noqa: E731
+    opt = optc.loads(
+        "rule r():\n    smooth normalized_spider(q = 10, large = 100)\n    step 0.01\n"
+    )([w])
+    opt.bind(objective=loss, draw=a)
+    make = torch.Generator().manual_seed(0)
+    for _ in range(1000):
+        opt.step(batch=a[torch.randint(100, (10,), generator=make)])
+    assert abs(w.item()) <= 0.011
+
+
+def test_kendalls_correlation_of_gaussian_entries_is_an_arc_sine() -> None:
+    """(2 / pi) arcsin(rho) over many draws of 50 entries."""
+    text = """rule r():
+    input a: model[entries], b: model[entries]
+    metric found = kendall_tau_monitor(a, b)
+    w <- w * 1
+"""
+    w = nn.Parameter(tensor([0.0]))
+    w.grad = torch.zeros_like(w)
+    opt = optc.loads(text)([w])
+    make = torch.Generator().manual_seed(0)
+    for rho, card in ((0.2, 0.1194), (0.5, 0.3306), (0.9, 0.7083)):
+        found = []
+        for _ in range(300):
+            a, noise = torch.randn(2, 50, generator=make, dtype=EXACT)
+            opt.supply(a=a, b=rho * a + (1 - rho**2) ** 0.5 * noise)
+            opt.step()
+            found.append(float(opt.metrics["found"]))
+        assert np.mean(found) == pytest.approx(2 / math.pi * math.asin(rho), abs=0.02)
+        assert np.mean(found) == pytest.approx(card, abs=0.02)
