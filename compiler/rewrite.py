@@ -62,6 +62,8 @@ def match(pattern: Pattern, node: Node, bound: dict[str, Any]) -> bool:
         if pattern.value is None:
             bound[pattern.name] = value
             return True
+        if isinstance(value, bool) != isinstance(pattern.value, bool):
+            return False  # 1 is a number, and true is none
         return value == pattern.value and str(float(value)) == str(float(pattern.value))
     if node.op != pattern.name or len(node.inputs) != len(pattern.inputs):
         return False

@@ -234,11 +234,20 @@ class Context:
         except TypeClash as clash:
             self.error("E301", str(clash), span)
         row = OPS[op]
+        if not row.logical and op not in ("where", "copy"):
+            inputs = tuple(self.number(i, span) for i in inputs)
         logical = row.logical or (
             op == "where" and inputs[1].type.logical and inputs[2].type.logical
         )
         type = Type(type.reach, type.axes, type.domain, logical)
         return self.graph.add(op, *inputs, type=type, span=span)
+
+    def number(self, value: Node, span: Span) -> Node:
+        """A truth value counts 1 or 0 where it is computed with."""
+        if not value.type.logical:
+            return value
+        one, zero = self.graph.const(1.0, span), self.graph.const(0.0, span)
+        return self.map("where", value, one, zero, span=span)
 
     def expand(self, value: Node, type: Type, span: Span) -> Node:
         """Broadcast a coarser value to a type (no-op where it has it)."""

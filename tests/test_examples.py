@@ -13,7 +13,8 @@ import torch
 import optc
 
 ALL = sorted((Path(__file__).parents[1] / "examples").glob("*.opt"))
-OWN = [p for p in ALL if re.search(r"^ +(loss|target|oracle) |draw\(", p.read_text(), re.MULTILINE)]
+LOOP = re.compile(r"^ +(loss|target|oracle) |draw\(|criterion", re.MULTILINE)
+OWN = [p for p in ALL if LOOP.search(p.read_text())]
 """Those with players, losses, oracles or batches of their own: tests/papers/ trains each."""
 EXAMPLES = [p for p in ALL if p not in OWN]
 NEEDED: dict[str, dict[str, float]] = {"flat_but_not_generalizing": {"lr": 0.01, "rho": 0.1}}

@@ -37,6 +37,12 @@ RULES = {
         state s: row[probes(3)] = 0
         s <- s + uniform(s)
         w <- w - lr * s[0]""",
+    "truth values as numbers": """
+        g = grad(w)
+        a = (w > 0) + (g > 0) - (w > g)
+        b = grad(p -> sum(where(p > 0, 3, p - p * 2), over = model), w)
+        w <- w + lr * g * -(a > 0) - lr * abs(w < g) * b
+        metric both = sum((w > 0) + (w > 0.1), over = model)""",
     "a function of a size alone": """
         loss residual: model[residuals]
         metric places = size(residuals)

@@ -236,14 +236,20 @@ rule tried():
     near(w.detach(), 0, 0, bound=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("line", "tenth"),
+    [("adagrad_sqr(eps = 1e-30)", 3.486e-4), ("adam_sqr(eps = 1e-30)", 7.031e-4)],
+)
 @pytest.mark.parametrize("scales", [(0, 0, 0, 0, 0), (-4, -2, 0, 2, 4)])
-def test_sania_is_its_card_however_the_features_are_scaled(scales: tuple[int, ...]) -> None:
+def test_sania_is_its_card_however_the_features_are_scaled(
+    scales: tuple[int, ...], line: str, tenth: float
+) -> None:
     numbers = np.random.default_rng(0)
     A = torch.from_numpy(numbers.standard_normal((20, 5)))
     y = A @ torch.from_numpy(numbers.standard_normal(5))
     A = A * torch.exp(torch.tensor(scales, dtype=EXACT))
     w = torch.nn.Parameter(torch.zeros(5, dtype=EXACT))
-    text = "rule tried():\n    precondition adagrad_sqr(eps = 1e-30)\n    step sania_step()\n"
+    text = f"rule tried():\n    precondition {line}\n    step sania_step()\n"
     opt = optc.loads(text)([w])
 
     def loss() -> Tensor:
@@ -254,7 +260,7 @@ def test_sania_is_its_card_however_the_features_are_scaled(scales: tuple[int, ..
     for _ in range(10):
         opt.step()
         losses.append(loss().item())
-    near(vector(losses[0], losses[1], losses[10]), 1.072006, 1.039879, 3.486e-4, bound=1e-4)
+    near(vector(losses[0], losses[1], losses[10]), 1.072006, 1.039879, tenth, bound=2e-4)
 
 
 # Greedy blocks --------------------------------------------------------------------------------
