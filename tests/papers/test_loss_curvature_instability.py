@@ -33,6 +33,9 @@ def curvature(seed: int, steps: int, text: str = "", **options: float) -> float:
 
 
 def test_only_the_gentle_starts_survive() -> None:
-    assert sum(curvature(s, 60, PLAIN) == float("inf") for s in range(3)) >= 2
-    assert curvature(0, 700, warmup=500.0, clip=1e9) < 2 / LR
-    assert curvature(0, 600, warmup=1.0, clip=0.5) < 0.95 * curvature(0, 0)
+    """Of ten constant starts eight diverge within 60 steps (the card's draws: nine)."""
+    assert sum(curvature(s, 60, PLAIN) == float("inf") for s in range(10)) >= 8
+    for seed in (0, 1):
+        assert curvature(seed, 0) > 2 / LR
+        assert curvature(seed, 700, warmup=500.0, clip=1e9) < 2 / LR
+        assert curvature(seed, 600, warmup=1.0, clip=0.5) < 0.95 * curvature(seed, 0)
