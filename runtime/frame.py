@@ -156,8 +156,11 @@ class Frame:
         return self.shards.place(i) if self.shards else (0, self.tensors[i].numel())
 
     def size(self, spec: Any) -> int:
-        """The number of places of an axis."""
-        return int(self.group_rows[0][spec[1]]) if isinstance(spec, tuple) else int(spec)
+        """The number of places of an axis: a number, one of the host's, or an input's."""
+        if not isinstance(spec, tuple):
+            return int(spec)
+        what, source = spec
+        return self.places(source) if what == "places" else int(self.group_rows[0][source])
 
 
 @dataclass(frozen=True)

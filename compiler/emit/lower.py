@@ -95,7 +95,7 @@ class Lowering(Placement):
             return self._ask(n)
         if cls in ("call", "data", "draw", "comm"):
             attributes: dict[str, Any] = dict(n.attrs)
-            attributes["axes"] = [(a.label, self._size(a)) for a in n.type.axes]
+            attributes["axes"] = [(a.label, self._size(a) or self._source(a)) for a in n.type.axes]
             attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
             return Call(
                 f"{n.op}_{n.number}",
@@ -125,6 +125,11 @@ class Lowering(Placement):
         if isinstance(axis.size, Node):
             return ("host", self.host(axis.size))
         return ("host", self.host(self.total())) if axis.name == "all" else axis.size
+
+    def _source(self, axis: Axis) -> Any:
+        """An input of the loop that says how many places an axis has, by its present name."""
+        source = self.axes.get(axis.name, "")
+        return ("places", source) if source.startswith("input:") else None
 
     def total(self) -> Node:
         """How many cells the model has: the places of the axis `all`."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import optc
 from optc.compiler import driver
 from optc.compiler.check import check_file
 from optc.compiler.ir import Graph
@@ -426,3 +427,28 @@ def test_what_is_wrong_in_a_library_points_to_the_line_that_called_it() -> None:
 def test_kernels_in_loops_are_not_recorded() -> None:
     rule = driver.program(graph(RULES["a loop that asks between its turns"]))
     assert "a kernel in a loop" in obstacle(rule.plan(()), None)
+
+
+OF_INPUT = """function spread(g: model[tasks, kinds]):
+    z = rademacher(g, probes(4))
+    return mean(sum(z * g, over = kinds)^2, over = (probes, tasks))
+
+rule r():
+    input g: model[domains, classes]
+    metric found = spread(g)
+    metric own = sum(rademacher(g)^2, over = (domains, classes))
+    w <- w - sum(uniform(w, domains), over = domains)
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_draws_have_the_places_of_an_input(backend: str) -> None:
+    """Those that the loop supplies, under the names of a function too."""
+    w = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    w.grad = torch.zeros_like(w)
+    opt = optc.loads(OF_INPUT)([w], backend=backend)
+    opt.supply(g=torch.full((5, 3), 2.0, dtype=torch.float64))
+    opt.step()
+    assert float(opt.metrics["own"]) == 15
+    assert 0 <= float(opt.metrics["found"]) <= 36
+    assert bool((w < 0).all()) and bool((w > -5).all())
