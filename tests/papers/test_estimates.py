@@ -236,3 +236,41 @@ def test_the_gradient_network_is_its_integral() -> None:
     J = np.stack([(at(x + 1e-4 * e) - at(x - 1e-4 * e)) / 2e-4 for e in np.eye(3)])
     assert J == pytest.approx(J.T, abs=1e-7)
     assert np.linalg.eigvalsh(J).min() > -1e-7
+
+
+# Noise and norms ----------------------------------------------------------------------------------
+
+
+def test_cells_of_noise_alone_are_held_back_by_their_ratio() -> None:
+    """Five cells start at 3 with little noise, fifteen at 0 with much; half squares after steps."""
+    text = """rule r():
+    precondition gsnr_scale(g = grad[w](loss, w, on = split(batch, 8)))
+    step 0.1
+"""
+    strong, still = [], []
+    deviation = torch.cat([torch.full((5,), 0.5), torch.full((15,), 6.0)]).to(EXACT)
+    for seed in range(50):
+        make = np.random.default_rng(seed)
+        w = nn.Parameter(torch.cat([torch.full((5,), 3.0), torch.zeros(15)]).to(EXACT))
+        opt = optc.loads(text)([w])
+        opt.bind(objective=lambda b, w=w: (w**2).sum() / 2 + (b @ w).mean())
+        found = []
+        for _ in range(20):
+            opt.step(batch=deviation * torch.tensor(make.standard_normal((8, 20))))
+            found.append(w.detach() ** 2 / 2)
+        strong.append([float(found[k - 1][:5].sum()) for k in (10, 20)])
+        still.append([float(found[k - 1][5:].sum()) for k in (10, 20)])
+    assert np.mean(strong, 0).tolist() == pytest.approx([2.753, 0.365], abs=6e-4)
+    assert np.mean(still, 0).tolist() == pytest.approx([0.170, 0.957], abs=6e-4)
+
+
+def test_the_error_of_linearity_of_a_parabola() -> None:
+    """1/2 k x^2 at random points within eps: k^2 / 4 * 1/30 * 16 eps^4 / 15 = 0.005."""
+    make = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 400_000, generator=make, dtype=EXACT) - 0.5
+    alpha = torch.rand(400_000, generator=make, dtype=EXACT)
+    c = (1 - alpha) * a + alpha * b
+    inputs = ", ".join(f"{name}: model[examples]" for name in ("a", "b", "c", "alpha"))
+    lines = f"    input {inputs}\n    metric found = elle(a, b, c, alpha)\n"
+    at = {k: 1.5 * v**2 for k, v in (("a", a), ("b", b), ("c", c))}
+    assert float(asked(lines, alpha=alpha, **at)["found"]) == pytest.approx(0.005, rel=0.02)

@@ -356,3 +356,22 @@ def test_kendalls_correlation_of_gaussian_entries_is_an_arc_sine() -> None:
             found.append(float(opt.metrics["found"]))
         assert np.mean(found) == pytest.approx(2 / math.pi * math.asin(rho), abs=0.02)
         assert np.mean(found) == pytest.approx(card, abs=0.02)
+
+
+def test_accelerated_sgd_is_accsgd() -> None:
+    theirs = pytest.importorskip("pytorch_optimizer", reason="an independent reference").AccSGD
+    H = tensor([1.0, 0.1, 0.01])
+    lr, kappa, xi = 0.1, 1000.0, 10.0
+    beta = 0.49 * xi / kappa
+    alpha = 0.7 / (0.7 + beta)
+    lines = f"""
+    smooth accelerated_sgd(alpha = {alpha}, beta = {beta}, gamma = {0.7 * xi * lr}, delta = {lr})
+    step 1
+"""
+    *_, ours = path(lines, [1.0, 1.0, 1.0], lambda w: H * w, 50)
+    v = nn.Parameter(torch.ones(3, dtype=EXACT))
+    opt = theirs([v], lr=lr, kappa=kappa, xi=xi)
+    for _ in range(50):
+        v.grad = H * v.detach()
+        opt.step()
+    torch.testing.assert_close(ours, v.detach(), rtol=1e-12, atol=1e-13)

@@ -85,3 +85,41 @@ def test_no_gradient_of_stablemax_is_absorbed(z: list[float], gradient: list[flo
     opt.step()
     moved = torch.tensor(z, dtype=torch.float64) - w.detach()[0]
     assert moved.tolist() == pytest.approx(gradient, rel=1e-3)
+
+
+def test_held_norms_keep_logits_small() -> None:
+    """Separable points, 10-32-1 ReLUs, Adam; from step 100 on norms are held, or not."""
+    held = """rule r():
+    precondition perpgrad(rescale = false) when steps > 100
+    precondition adam()
+    step 0.01
+    project constrained_weight_norm(free_steps = 100)
+"""
+    sizes = {}
+    for name, text in (
+        ("held", held),
+        ("free", "rule r():\n    precondition adam()\n    step 0.01\n"),
+    ):
+        make = torch.Generator().manual_seed(0)
+        x = torch.randn(200, 10, generator=make, dtype=torch.float64)
+        y = torch.sign(x @ torch.randn(10, generator=make, dtype=torch.float64))
+        shapes = ((10, 32), (32, 1))
+        A, B = (
+            torch.nn.Parameter(torch.randn(s, generator=make, dtype=torch.float64) / s[0] ** 0.5)
+            for s in shapes
+        )
+        opt = optc.loads(text)([A, B])
+        norms = []
+        for _ in range(500):
+            opt.zero_grad()
+            z = (x @ A).relu() @ B
+            torch.nn.functional.softplus(-y * z[:, 0]).mean().backward()
+            opt.step()
+            norms.append((float(A.detach().norm()), float(B.detach().norm())))
+        sizes[name] = float(z.abs().max())
+        if name == "held":
+            for norm in norms[100:]:
+                assert norm == pytest.approx(norms[99], rel=1e-12)
+        else:
+            assert norms[-1][0] > 1.1 * norms[99][0]
+    assert sizes["held"] < 0.85 * sizes["free"]
