@@ -225,7 +225,8 @@ def test_bloop_reaches_the_best_of_the_main_minimisers(backend: str) -> None:
     )
     for _ in range(2000):
         opt.step()
-    torch.testing.assert_close(w.detach(), torch.tensor([0.8, 0.2]), rtol=0, atol=5e-3)
+    # off (0.8, 0.2) by the main gradient that holds against the rest of the auxiliary one
+    torch.testing.assert_close(w.detach(), torch.tensor([0.79874, 0.19968]), rtol=0, atol=1e-4)
 
 
 def test_gramian_reweight_of_examples_is_upgrad_of_their_losses() -> None:
