@@ -135,6 +135,8 @@ def _into_slice(ctx: Context, whole: Type, chosen: str, value: Node, span: Span)
     if not ctx.fits(value.type, left) and have == [a.name for a in left.axes]:
         type = replace(value.type, axes=left.axes)
         value = ctx.graph.add("rename", value, type=type, span=span)
+    if value.type.reach == "group" and left.reach == "model":
+        value = agreed(ctx, value, span)
     if not ctx.fits(value.type, left):
         ctx.error("E304", f"a value of type {value.type} does not fit a slice of type {left}", span)
     return value

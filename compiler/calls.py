@@ -24,6 +24,7 @@ from .scope import (
     Scope,
     SlotRef,
     Stop,
+    agreed,
     as_node,
     constant,
 )
@@ -318,7 +319,11 @@ def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> 
         wrong = complaint(option.bound, constants)
         if wrong:
             ctx.error("E208", f"`{option.name}` of `{made.declaration.name}` {wrong}", span)
-    return value
+    if not made.declaration.of_the_model:
+        return value
+    parts = value if isinstance(value, tuple) else (value,)
+    whole = tuple(agreed(ctx, x, span) if isinstance(x, Node) else x for x in parts)
+    return whole if isinstance(value, tuple) else whole[0]
 
 
 def python_call(ctx: Context, inner: Scope, made: Instance, span: Span) -> Any:

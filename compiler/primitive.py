@@ -25,6 +25,13 @@ class Declaration:
     address: str = ""
     origin: str = "optc"
 
+    @property
+    def of_the_model(self) -> bool:
+        """Whether it computes with arrays of the model alone: then its options are the model's."""
+        types = [i.type for i in self.inputs if i.type is not None]
+        whole = len(types) == len(self.inputs) and all(t.reach == "model" for t in types)
+        return whole and any(t.axes for t in types)
+
 
 class Registry(Protocol):
     """What the checker asks of the library: a primitive by kind and name, the known names."""

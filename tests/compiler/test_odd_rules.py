@@ -150,6 +150,16 @@ RULES = {
     "as many ones as there are singular values": """
         u, s, v = svd(matrix(w))
         w <- w - lr * sum(s^0, over = singular) * back(u * (1 + zeros(s)) @ v)""",
+    "an option among arrays of the model": """
+        loss residual: model[residuals]
+        state s: model[window(2)] = 1
+        J = grad(residual, w)
+        x = 0 * residual(w)
+        C = dot(J, J', over = model)
+        r = x + 0.25
+        a, b = sparse_newton_step(x, x', C, r, r'; eta = 5 * lr, kept = turns)
+        s[0] <- lr * sum(a, over = sources) + turns
+        w <- w - lr * w * (s[0] + sum(b, over = sinks))""",
     "reductions of what the host knows": """
         most = top(place, over = tensor, fraction = 0.5)
         w <- w - lr * grad(w) * norm(turns, over = model) * most""",
