@@ -9,7 +9,7 @@ from . import syntax as s
 from .bounds import TURNS
 from .expressions import counted, node
 from .ir import Node, Region, substitute
-from .scope import Block, Context, Scope, Turn, agreed, constant, same_axes
+from .scope import Block, Context, Disagreement, Scope, Turn, agreed, constant, same_axes
 from .types import MODEL, Type, coarser_or_equal, union
 
 UNROLL_LIMIT = 32
@@ -58,7 +58,24 @@ def _unroll(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, n: in
 
 
 def _loop(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, count: Node) -> None:
-    """The body once, as a region; it is read until what it carries has its slots and types."""
+    """The body once, as a region; groups agree on the variables that it needs for the model."""
+    flow, paths, begun = dict(ctx.flow), set(ctx.paths), ctx.streams
+    loops, conditions, batch = len(ctx.loops), len(ctx.conditions), ctx.batch
+    while True:
+        try:
+            return _carry(ctx, scope, statement, block, count)
+        except Disagreement as found:
+            if found.parameter["stream"] <= begun:
+                raise  # it is carried by a loop around this one
+            del ctx.loops[loops:], ctx.conditions[conditions:]
+            ctx.paths, ctx.batch = set(paths), batch
+            key = found.parameter["of"]
+            flow[key] = agreed(ctx, flow[key], statement.span)
+            ctx.flow = dict(flow)
+
+
+def _carry(ctx: Context, scope: Scope, statement: s.Repeat, block: Block, count: Node) -> None:
+    """The body is read until what it carries has its slots and types."""
     before, paths = dict(ctx.flow), set(ctx.paths)
     first = _turn(ctx, scope, statement, block, before)
     # slots of steps inside the body are carried like those that stand above

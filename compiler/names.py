@@ -77,7 +77,8 @@ def turns_of(ctx: Context, scope: Scope, clock: Node, span: Span) -> Node:
     path = f"{scope.path}turns"
     if path not in ctx.counted:
         if path not in ctx.graph.slots:
-            ctx.declare(path, "state", clock.type, ctx.graph.const(0.0), span)
+            none = ctx.expand(ctx.graph.const(0.0), clock.type, span)
+            ctx.declare(path, "state", clock.type, none, span)
         elif path not in ctx.flow:
             ctx.flow[path] = ctx.flow_of(path)
         count = ctx.map("add", ctx.flow[path], one, span=span)

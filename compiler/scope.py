@@ -22,6 +22,14 @@ class Stop(Exception):
     """The statement at hand cannot be read further; its diagnostic is recorded already."""
 
 
+class Disagreement(Exception):
+    """A `var` that each group has is needed as one of the model, in the loop that carries it."""
+
+    def __init__(self, parameter: Node):
+        super().__init__(parameter)
+        self.parameter = parameter
+
+
 @dataclass(frozen=True)
 class Function:
     """A value that can be called: a lambda, an objective, a gradient field, a primitive, a builtin.
@@ -387,7 +395,11 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
         return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
-    if value.inputs and all(i.type.reach in COARSE for i in value.inputs):
+    carried = value.get("of", "") if value.op == "parameter" else ""
+    if carried and carried not in ctx.graph.slots:
+        raise Disagreement(value)
+    coarse = value.inputs and all(i.type.reach in COARSE for i in value.inputs)
+    if coarse and value.op != "out":
         inputs = (agreed(ctx, i, span) for i in value.inputs)
         type = replace(value.type, reach="model")
         more: dict[str, Any] = dict(value.attrs)

@@ -160,6 +160,32 @@ RULES = {
         a, b = sparse_newton_step(x, x', C, r, r'; eta = 5 * lr, kept = turns)
         s[0] <- lr * sum(a, over = sources) + turns
         w <- w - lr * w * (s[0] + sum(b, over = sinks))""",
+    "steps with state in a loop that a run ends": """
+        repeat turns until norm(w, over = model) < 1:
+            clip global_norm(1.0)
+            smooth momentum(0.9)
+            precondition adam()
+            step lr / 10""",
+    "steps with state in a loop of an option": """
+        repeat turns:
+            precondition adam()
+            step lr""",
+    "a line search that begins with an option": """
+        g = grad(w)
+        var a = 10 * lr
+        repeat 8 until loss(w - a * g) < loss(w) - 1e-4 * a * dot(g, g, over = model):
+            a <- a / 2
+        w <- w - a * g""",
+    "options that loops within loops carry for the model": """
+        var a = lr
+        state s: model = 0
+        repeat turns until a < 0.02:
+            var b = w
+            repeat 40 until norm(b, over = model) < 1 + a:
+                b <- b * 0.9
+            a <- a * 0.5
+            s <- s + a
+            w <- w - a * b * s""",
     "reductions of what the host knows": """
         most = top(place, over = tensor, fraction = 0.5)
         w <- w - lr * grad(w) * norm(turns, over = model) * most""",
