@@ -90,6 +90,17 @@ def test_psgd_lra_is_its_card(share: float, name: str, numbers: tuple[float, ...
     near(state[name], *numbers)
 
 
+def test_psgd_lra_finds_an_inverse_of_low_rank_and_a_diagonal() -> None:
+    q = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=EXACT)
+    H = torch.diag(vector(1, 2, 3, 0.5, 1.5, 4)) + 2 * q @ q.T
+    line = "precondition psgd_lra(size = 2)"
+    _, state = trained(line, quadratic(H), torch.ones(6, dtype=EXACT), 1500, lr=0.0)
+    U, V = (x if x.shape[0] == 6 else x.T for x in (state["U"], state["V"]))
+    Q = (torch.eye(6, dtype=EXACT) + U @ V.T) @ torch.diag(state["s"])
+    values = torch.linalg.eigvals(Q.T @ Q @ H)
+    torch.testing.assert_close(values.real, torch.ones(6, dtype=EXACT), rtol=0, atol=0.03)
+
+
 def test_psgd_dense_is_its_card() -> None:
     H = torch.diag(vector(1, 4, 9))
     _, state = trained(f"precondition psgd_dense({EXACTLY})", quadratic(H), vector(1, 1, 1))
