@@ -12,6 +12,7 @@ RENAMED = {
     "count(x, over = a) + 2 * size(b)": "rows + 2 * cols",
     "eye(a) @ x": "x",
     "x + ones(b)": "x + 1",
+    "x + normal(x)": "x + normal(x)",
     "grad(y -> sum(mean(y^3, over = (a, b)), over = model), x)": "3 * x^2 / numel",
     "sum(x, over = a) / size(a)": "mean(x, over = rows)",
 }
