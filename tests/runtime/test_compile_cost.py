@@ -139,7 +139,8 @@ class Run:
     def __init__(self, program: Any, count: int):
         self.workers = [tensors(count) for _ in range(2 if program.workers else 1)]
         made = optimizer_class(program)
-        self.opt: Any = simulate(made, self.workers) if program.workers else made(self.workers[0])
+        named = [[(f"body.{k}", p) for k, p in enumerate(own)] for own in self.workers]
+        self.opt: Any = simulate(made, named) if program.workers else made(named[0])
         self.opts: list[Any] = list(self.opt) if program.workers else [self.opt]
 
     def train(self, steps: int, without: int = 0) -> None:
@@ -207,7 +208,7 @@ def live(run: Run, graph: Graph) -> None:
     for own, params in zip(run.opts, run.workers, strict=True):
         params.append(torch.nn.Parameter(torch.full((2,), 0.3, dtype=torch.float64)))
         options = {name: own.param_groups[0][name] for name in own.program.options}
-        own.add_param_group({**options, "params": params[-1:]})
+        own.add_param_group({**options, "params": [("body.late", params[-1])]})
     run.train(2)
 
 
