@@ -244,6 +244,7 @@ def _finish(ctx: Context) -> None:
             graph.writes[slot] = value
     graph.always = frozenset(ctx.always)
     _eval_slots(ctx)
+    _of_a_turn(ctx)
     _lone_loops(ctx)
     _unsized(ctx)
     if not graph.writes and not ctx.diagnostics:
@@ -255,6 +256,23 @@ def _finish(ctx: Context) -> None:
                 "end the rule with `step lr`, or write `w <- ...`",
             )
         )
+
+
+def _of_a_turn(ctx: Context) -> None:
+    """What a step reports, or decides over it, is no value of one turn of a loop."""
+    graph = ctx.graph
+    ends = [(f"`{e.kind}`", n) for e in graph.outcomes for n in (e.when, e.count) if n is not None]
+    ends += [("a metric", n) for n in graph.metrics.values()]
+    ends += [("`eval`", n) for n in graph.evals.values()]
+    for what, end in ends:
+        inside = next((n for n in postorder([end]) if n.op == "parameter"), None)
+        if inside is not None:
+            wrong = f"{what} is of the whole step, and this is of one turn of a loop"
+            help = "write it to a `var` in the loop, and read that behind the loop"
+            own = end.span.source == ctx.source
+            place = (end.span, None) if own else (inside.span, end.span)
+            found = Diagnostic("E318", wrong, place[0], help, place[1])
+            ctx.diagnostics += [found] if found not in ctx.diagnostics else []
 
 
 def _lone_loops(ctx: Context) -> None:

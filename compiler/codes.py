@@ -111,6 +111,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Workers cannot mix inside a loop that each of them leaves when it is done.",
         "repeat 3 until norm(w, over = model) < 1: w <- mix(w, W)",
     ),
+    "E318": (
+        "What a step reports, or decides over the whole step, is of no single turn of a loop.",
+        "repeat 100: metric size = norm(w, over = model)",
+    ),
     "E401": ("The rule expands to too many statements.", "repeat 32: repeat 32: repeat 32:"),
     "E402": (
         "The schedule runs the rule in a way that its dependencies do not allow.",

@@ -137,13 +137,13 @@ def _stops(ctx: Context, parameters: dict[str, Node], ends: dict[str, Node], unt
     for k, p in parameters.items():
         if ends[k] is not p and not ctx.fits(until.type, p.type):
             name = ctx.slot_of.get(k, k.partition("%")[0])
+            axes = [a.label for a in until.type.axes if not any(a.same(b) for b in p.type.axes)]
             ctx.error(
                 "E304",
                 f"a condition of type {until.type} cannot stop the writing of `{name}`, a slot of "
                 f"type {p.type}",
                 until.span,
-                f"declare it with `: {until.type}`, or reduce the condition: "
-                "`all(.., over = model)`",
+                f"reduce the condition: `all(.., over = {axes[0] if axes else p.type.reach})`",
             )
 
 

@@ -266,6 +266,22 @@ REFUSED = {
         "u, s, v = svd(matrix(w))\nw <- w - lr * sum(s, over = singular) / size(singular)",
         "each matrix has its own: `sum(0 * s + 1, over = singular)`",
     ),
+    "a metric of a turn": (
+        "repeat turns:\n    metric n = norm(w, over = model)\n    w <- w - lr * w",
+        "a metric is of the whole step, and this is of one turn of a loop",
+    ),
+    "a monitor of a turn": (
+        "repeat turns:\n    monitor gradient_norm() as size\n    step lr",
+        "odd.opt:2:5: error[E318]: a metric is of the whole step",
+    ),
+    "a veto of a turn": (
+        "repeat turns:\n    veto when norm(w, over = model) > 1\n    w <- w - lr * w",
+        "`veto` is of the whole step, and this is of one turn of a loop",
+    ),
+    "what evaluation holds of a turn": (
+        "repeat turns:\n    w <- w - lr * w\n    eval w / 2",
+        "`eval` is of the whole step, and this is of one turn of a loop",
+    ),
     "an axis without end": ("w <- normal(w, probes(inf))[0]", "an axis has 1 to 1048576 places"),
     "a loop without end": ("repeat inf:\n    w <- w - lr", "a loop turns 0 to 1000000 times"),
     "a loop of each tensor's own length": (
