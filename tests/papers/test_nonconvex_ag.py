@@ -21,7 +21,7 @@ Y = torch.tensor([1.2, -0.4, 0.1, 1.9], dtype=torch.float64)
 
 def iterates(text: str, steps: int, b: float, lam: float, x: torch.Tensor, y: torch.Tensor) -> list:
     w = torch.nn.Parameter(torch.zeros(x.shape[1], dtype=torch.float64))
-    opt = optc.loads(text)([w], b=b, lam=lam)
+    opt = optc.loads(text)([("w", w)], b=b, lam=lam)
     found = []
     for _ in range(steps):
         opt.zero_grad()
