@@ -274,6 +274,32 @@ class Plan:
         return max([-1, *(k for k, p in enumerate(self.phases) if asks(p))])
 
     @cached_property
+    def whole(self) -> Compute | None:
+        """The kernel that is all of the step: it reads slots, scalars of the host and one gradient
+        at the held point, and writes slots. None where there is more to a step."""
+        more = self.deferred or self.outcomes or self.metrics or self.always
+        kernels = [p for p in self.phases if isinstance(p, Compute)]
+        asked = [p for p in self.phases if isinstance(p, Evaluate)]
+        others = [p for p in self.phases if not isinstance(p, Compute | Evaluate)]
+        data = all(isinstance(p, Call) and p.op == "batch" for p in others)
+        if more or len(kernels) != 1 or len(asked) != 1 or not data:
+            return None
+        kernel, question = kernels[0], asked[0]
+        points = any(question.points.values()) or question.axes or question.when
+        answers = {r.value for r in question.reads if r.what == "gradient"}
+        cells = {p.source for p in kernel.inputs if p.how == "cell"}
+        fresh = {c for c in cells if not c.startswith("slot:")}
+        simple = (
+            kernel.mode == "kernel"
+            and not points
+            and len(question.reads) == 1
+            and fresh == answers
+            and all(p.how in ("cell", "host", "like") for p in kernel.inputs)
+            and all(o.slot and not o.combine for o in kernel.outputs)
+        )
+        return kernel if simple else None
+
+    @cached_property
     def evaluates_once(self) -> bool:
         return sum(isinstance(p, Evaluate) for p in self.phases) < 2
 

@@ -292,14 +292,17 @@ class Part:
         self.launch.run(call=frame.call, first=first, **held)
         for row in table.eager:
             self._eagerly(row, frame, columns)
-        gone = bytes(table._verdict).count(ABSENT)  # a scan in C: most steps have none
         absent = (
             [k for k, word in zip(self.picked, table.verdicts, strict=True) if word == "absent"]
-            if gone
+            if self.lacks()
             else []
         )
         table.release()
         return absent
+
+    def lacks(self) -> bool:
+        """Whether a tensor is absent; a scan in C, since in most steps none is."""
+        return bool(bytes(self.table._verdict).count(ABSENT))
 
     def scalars(self, rows: Any) -> None:
         """Keep what the host computed for the step that comes."""

@@ -26,6 +26,7 @@ from .layout import Layout
 from .loop import Loop
 from .objective import Objective
 from .options import of_call, refuse_misspelt, signature
+from .replay import Replay, replay
 from .state import Slots
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
@@ -89,6 +90,7 @@ class Optimizer(torch.optim.Optimizer):
         self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
         self._kernels: Any = None
         self.captures = Captures()
+        self._replay: Replay | None = None
         self._withheld: Any = None
         self._open: tuple[list[bool] | None, bool] | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
@@ -104,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         self.settle()
         state = super().__getstate__()
         hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
-        hidden |= {"captures", "_backward", "_withheld", "_open"}
+        hidden |= {"captures", "_replay", "_backward", "_withheld", "_open"}
         hidden.add("step")  # a scheduler puts one there that steps this optimizer
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
@@ -198,7 +200,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._count(False)
                 return None
         plain = closure is None and objective is None
-        if self.program.captured and plain and self.captures.step(self):
+        again = self.captures if self.program.captured else self._replay
+        if plain and again is not None and again.step(self):
             return None
         layout = self._arrange()
         refuse_swapped(self)
@@ -238,7 +241,7 @@ class Optimizer(torch.optim.Optimizer):
             self._layout = Layout(self.program, self.param_groups, parameters=True)
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
-            self._slots = None
+            self._slots = self._replay = None
             self._kernels, self.captures = None, Captures()
         return self._layout
 
@@ -341,6 +344,7 @@ class Optimizer(torch.optim.Optimizer):
             took = took_part(frame)
             slots.advance(took)
             self.left_open(took, asked)
+            self._replay = None if self._backward or asked else replay(self, plan, took)
         else:
             slots.forget(plan.always)
         if frame.clocks is not None:
