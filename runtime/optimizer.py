@@ -200,8 +200,9 @@ class Optimizer(torch.optim.Optimizer):
                 self._count(False)
                 return None
         plain = closure is None and objective is None
-        again = self.captures if self.program.captured else self._replay
-        if plain and again is not None and again.step(self):
+        if plain and self.program.captured and self.captures.step(self):
+            return None
+        if plain and self._replay is not None and self._replay.step(self):
             return None
         layout = self._arrange()
         refuse_swapped(self)
@@ -344,7 +345,7 @@ class Optimizer(torch.optim.Optimizer):
             took = took_part(frame)
             slots.advance(took)
             self.left_open(took, asked)
-            self._replay = None if self._backward or asked else replay(self, plan, took)
+            self._replay = None if self._backward or asked else replay(self, plan)
         else:
             slots.forget(plan.always)
         if frame.clocks is not None:

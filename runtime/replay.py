@@ -17,10 +17,11 @@ from .capture import capturing
 class Replay:
     """The kernel of a plan over the tensors of a layout, as a step has left it."""
 
-    def __init__(self, optimizer: Any, plan: Any, took: list[bool] | None):
+    def __init__(self, optimizer: Any, plan: Any):
         self.layout, self.slots, self.plan = optimizer._layout, optimizer._slots, plan
-        self.took = took
         self.prepared = optimizer._kernels.phases[id(plan.whole)]
+        members, count = set(self.prepared.members), len(self.layout.params)
+        self.took = None if len(members) == count else [i in members for i in range(count)]
 
     def step(self, optimizer: Any) -> bool:
         """Run the step that comes; False where it is another one and nothing was done."""
@@ -62,11 +63,11 @@ class Replay:
         )
 
 
-def replay(optimizer: Any, plan: Any, took: list[bool] | None) -> Replay | None:
+def replay(optimizer: Any, plan: Any) -> Replay | None:
     """The step that was just run, as one to run again; None where there is more to it."""
     layout, kernels = optimizer._layout, optimizer._kernels
     prepared = getattr(kernels, "phases", {}).get(id(plan.whole))
     simple = plan.whole is not None and not optimizer.program.evals and not layout.wrapped
     real = simple and not any(p.is_complex() for p in layout.params)
     ready = real and optimizer.workers is None and hasattr(prepared, "parts")
-    return Replay(optimizer, plan, took) if ready else None
+    return Replay(optimizer, plan) if ready else None

@@ -101,7 +101,7 @@ class Table:
         self.rows, self.eager = len(columns[0]), []
         self._verdict = (ctypes.c_int32 * self.rows)()
 
-    def refresh(self, columns: Any) -> None:
+    def refresh(self, columns: Any = None) -> None:
         pass
 
     def release(self) -> None:
