@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .batches import of_the_text
 from .layout import Layout
+from .loop import along, places
 
 
 class Given:
@@ -75,6 +76,23 @@ class Given:
             return call(at) if value else None, g
         g, loss = torch.func.grad(of, has_aux=True)(wanted)
         return loss, g
+
+    def evaluate_many(
+        self,
+        objective: str,
+        points: Any,
+        data: Any,
+        *,
+        value: bool,
+        gradients: tuple[str, ...],
+        over: tuple[str, ...] = (),
+    ) -> tuple[Any, dict[str, list[Any]]]:
+        """The same along an axis: of `data`, of the points named in `over`."""
+        answers = [
+            self.evaluate(objective, at, batch, value=value, gradients=gradients)
+            for at, batch in places(points, data, over)
+        ]
+        return along(answers, value, gradients)
 
     def _axes(self, objective: str) -> int:
         return int(self.layout.program.objectives.get(objective, 0))

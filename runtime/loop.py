@@ -71,9 +71,7 @@ class Loop:
             self.evaluate(objective, at, batch, value=value, gradients=gradients)
             for at, batch in places(points, data, over)
         ]
-        values = torch.stack([a[0] for a in answers]) if value else None
-        columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in gradients}
-        return values, {t: [_stack(g) for g in gs] for t, gs in columns.items()}
+        return along(answers, value, gradients)
 
     def hvp(
         self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
@@ -101,6 +99,15 @@ class Loop:
 
     def finish(self) -> None:
         """The step ends: nothing of it stays."""
+
+
+def along(
+    answers: list[tuple[Any, Answer]], value: bool, gradients: tuple[str, ...]
+) -> tuple[Any, Answer]:
+    """The answers at the places of an axis as one."""
+    values = torch.stack([a[0] for a in answers]) if value else None
+    columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in gradients}
+    return values, {t: [_stack(g) for g in gs] for t, gs in columns.items()}
 
 
 def places(points: Points, data: Any, over: tuple[str, ...]) -> list[tuple[Points, Any]]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Points, Tensors
 from optc.compiler.ir import Graph
+from optc.compiler.source import Source
+from optc.plugins.registry import library
 from optc.runtime.optimizer import optimizer_class
 from optc.runtime.random import draw
 
@@ -65,6 +67,14 @@ class Oracles(Autograd):
             return losses([placed[i] for i in sorted(placed)], data)[name]
 
         return value
+
+
+def graph(body: str) -> Graph:
+    """The rule of these lines, with a rate and a count as options."""
+    lines = "\n".join("    " + x.removeprefix("        ") for x in body.strip("\n").split("\n"))
+    return driver.graph(
+        Source("odd.opt", f"rule r(lr = 0.1, turns: count = 4):\n{lines}\n"), library()
+    )
 
 
 def interpreted(graph: Graph) -> Found:
