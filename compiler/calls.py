@@ -165,8 +165,9 @@ def instance(
         elif values:
             options[option.name] = values.pop(0)
     _refuse_more(ctx, declaration, given, named, len(values), span)
-    keeps = declaration.kind != "function"
-    path = ctx.fresh_path(scope.path + (alias or declaration.name)) if keeps else scope.path
+    name = scope.path + (alias or declaration.name)
+    again = declaration.kind == "function"  # an expression may be read at each of several points
+    path = ctx.site_path(name, span) if again else ctx.fresh_path(name)
     return Instance(declaration, inputs, options, path)
 
 
@@ -213,7 +214,7 @@ def run(
     """Evaluate a primitive's body with `w` at `point`, and `loss`, `grad` as before it."""
     declaration = made.declaration
     inner = Scope(
-        path=made.path + "." if declaration.kind != "function" else made.path,
+        path=made.path + ".",
         target=scope.target,
         in_primitive=True,
         turns=tuple(ctx.turns),

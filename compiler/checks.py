@@ -107,8 +107,7 @@ def _run(
             return [Finding(check.name, at, str(missing), "given", "missing")]
         bound = float(number(line.within)) if line.within is not None else TOLERANCE
         for output in line.outputs:
-            own = tree.kind != "function"  # its states stand where it is called
-            path = f"{tree.name}.{output.name}" if own else output.name
+            path = f"{tree.name}.{output.name}"
             if output.name and path not in runs[0].slots:
                 findings.append(Finding(check.name, at, f"`{output.name}`", "a state", "none"))
                 continue

@@ -173,6 +173,7 @@ class Context:
     flow: dict[str, Node] = field(default_factory=dict)
     slot_of: dict[str, str] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
+    sites: dict[str, dict[Span, int]] = field(default_factory=dict)
     instances: dict[str, dict[str, str]] = field(default_factory=dict)
     known_slots: dict[str, Slot] = field(default_factory=dict)
     forward: set[str] = field(default_factory=set)
@@ -344,6 +345,12 @@ class Context:
             path = f"{name}_{n}"
         self.paths.add(path)
         return path
+
+    def site_path(self, name: str, span: Span) -> str:
+        """The name of a call in an expression: its own, however often the expression is read."""
+        sites = self.sites.setdefault(name, {})
+        n = sites.setdefault(span, len(sites) + 1)
+        return name if n == 1 else f"{name}_{n}"
 
     def declare(self, path: str, kind: str, type: Type, init: Node | None, span: Span) -> str:
         """Add a slot and its first version to the flow; returns its key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from optc.compiler import driver
 from optc.compiler.check import check_file
 from optc.compiler.codes import CODES, explain
 from optc.compiler.parse import parse
@@ -231,3 +232,18 @@ def test_an_option_inside_a_vector_loss_is_one_of_the_model() -> None:
         "    loss = p -> mean((alpha * outputs(p) - 1)^2, over = examples)\n    step lr\n"
     )
     check_file(parse(Source("r.opt", text)), library())
+
+
+def test_each_call_of_a_function_keeps_its_own_state() -> None:
+    text = """rule r(lr = 0.1):
+    g = grad(w)
+    repeat 2:
+        w <- w - lr * smoothed(g) / (sqrt(smoothed(g * g)) + 1e-8)
+
+function smoothed(x, beta = 0.9):
+    state m = zeros(x)
+    m <- beta * m + (1 - beta) * x
+    return m
+"""
+    graph = driver.graph(Source("r.opt", text), library())
+    assert set(graph.slots) == {"w", "smoothed.m", "smoothed_2.m"}
