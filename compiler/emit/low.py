@@ -1,8 +1,8 @@
 """What torch does in fewer passes: norms, and products of values rounded to bfloat16.
 
-The meaning of `bf16(x)` is a float32 value on bfloat16's grid. Where a product takes such values
-and is rounded itself, only bfloat16 need move: `bf16(x @ y)`, and `bf16(a * z + b * (x @ y))` as
-one call, which sums in float32.
+The meaning of `bf16(x)` is a float32 value on bfloat16's grid. Where a product or a quotient takes
+such values and is rounded itself, only bfloat16 need move: `bf16(x @ y)`, `bf16(x / y)`, and
+`bf16(a * z + b * (x @ y))` as one call, which sums in float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def low(graph: fx.Graph) -> None:
                         user.replace_input_with(node, graph.call_function(cells.high, (node,)))
 
 
-TAKE_LOW = (torch.transpose, cells.low, cells.norm, cells.narrow, cells.back)
+TURNED = (torch.transpose, cells.arrange)
+TAKE_LOW = (*TURNED, cells.low, cells.norm, cells.narrow, cells.back)
 
 
 def _leaves(n: fx.Node) -> bool:
@@ -107,16 +108,20 @@ def _axes(x: fx.Node) -> int:
 
 
 def _is_product(n: fx.Node) -> bool:
-    return n.target in (cells.matmul, cells.add_product)
+    return n.target in OPERANDS
+
+
+OPERANDS = {cells.matmul: 2, cells.add_product: 3, operator.truediv: 2}
+"""What may run in bfloat16, and how many operands it has: torch computes each cell in float32."""
 
 
 def _operands(n: fx.Node) -> tuple[fx.Node, ...]:
-    return n.args[: 2 if n.target is cells.matmul else 3]  # type: ignore[return-value]
+    return n.args[: OPERANDS[n.target]]  # type: ignore[index, return-value]
 
 
 def _origin(x: object) -> fx.Node | None:
     """The rounding whose result this is, turned or not."""
-    while isinstance(x, fx.Node) and x.target is torch.transpose:
+    while isinstance(x, fx.Node) and x.target in TURNED:
         x = x.args[0]
     rounded = isinstance(x, fx.Node) and x.target in (cells.bf16, cells.low)
     return x if rounded else None  # type: ignore[return-value]

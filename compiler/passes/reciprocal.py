@@ -1,4 +1,4 @@
-"""A division of cells by a number that many of them share is a product with its reciprocal.
+"""A division of cells by a number that the host knows is a product with its reciprocal.
 
 The reciprocal is taken once and in double, and the product is off by one unit in the last place
 where the quotient is off by half of one. A core divides several times slower than it multiplies, so
@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..ir import Graph, Node
 from ..ops import OPS
 from ..rewrite import rewrite
-from ..types import FINE
+from ..types import DEVICE, FINE
 
 DECIDING = {name for name, op in OPS.items() if not op.partials} | {"mod"}
 """Operations that jump."""
@@ -30,7 +30,7 @@ def _operands(graph: Graph, node: Node) -> Node:
 
 
 def _product(graph: Graph, node: Node) -> Node:
-    """A quotient as a product, where its divisor is coarser than a cell."""
+    """A quotient as a product, where the host knows its divisor."""
     if node.op == "expand":
         return graph.rebuild(node, (_product(graph, node.inputs[0]),))
     if node.op != "div" or node.type.reach not in FINE:
@@ -38,7 +38,7 @@ def _product(graph: Graph, node: Node) -> Node:
     cells, divisor = node.inputs
     while divisor.op == "expand":
         divisor = divisor.inputs[0]
-    if divisor.type.reach in FINE or divisor.type.axes:
+    if divisor.type.reach in FINE or divisor.type.axes or divisor.known == DEVICE:
         return node
     if divisor.op == "const":
         if not divisor["value"]:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import optc
 from optc.compiler import driver
-from optc.compiler.ir import Graph
+from optc.compiler.ir import Graph, postorder
 from optc.compiler.passes.specialise import conditions, specialise
 from optc.compiler.pipeline import PASSES, run
 from optc.compiler.primitive import NoLibrary, State, primitive
 from optc.compiler.source import CompileError, Source
 from optc.compiler.verify import verify
+from optc.plugins.registry import library
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "passes").glob("*.opt"))
 
@@ -84,3 +86,27 @@ def test_python_without_a_node_is_refused() -> None:
     text = "rule r(lr = 0.1):\n    precondition strange()\n    step lr\n"
     with pytest.raises(CompileError, match="E504.*fft"):
         driver.graph(Source("p.opt", text), WithPython())
+
+
+def test_a_quotient_by_what_the_host_knows_is_a_product() -> None:
+    """Not where a unit in the last place decides, nor by a number of the tensors."""
+    from optc.compiler.passes.reciprocal import reciprocal
+
+    body = "a = grad(w) / (1 - 0.9 ^ t)\n    b = w / norm(w, over = model)\n"
+    body += "    w <- w - lr * (a + b + floor(w / lr) + w / 4)\n"
+    graph = driver.graph(Source("r.opt", f"rule r(lr = 0.1):\n    {body}"), library())
+    made = reciprocal(graph)
+    kept = [n for n in postorder(made.roots()) if n.op == "div" and n.type.reach == "element"]
+    assert sorted(n.inputs[1].op for n in kept) == ["option", "sqrt"]
+    ones = [n for n in postorder(made.roots()) if n.op == "div" and n.type.reach != "element"]
+    assert len(ones) == 1  # 1 / (1 - 0.9 ^ t); 1 / 4 is a constant
+
+
+def test_a_tiny_divisor_of_the_tensors_still_divides() -> None:
+    """Its reciprocal would be infinite."""
+    p = torch.nn.Parameter(torch.zeros(3))
+    rule = "rule r(lr = 1.0):\n    w <- w - lr * grad(w) / max(abs(grad(w)), over = model)\n"
+    opt = optc.loads(rule)([p])
+    p.grad = torch.tensor([1e-40, 5e-41, 0.0])
+    opt.step()
+    assert torch.allclose(p.detach(), torch.tensor([-1.0, -0.5, 0.0]), atol=1e-3)
