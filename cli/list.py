@@ -95,7 +95,8 @@ def _papers(as_json: bool) -> int:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     for row in rows:
-        shown = ", ".join(row["primitives"]) or "-"
+        none = "-" if row["missing"] else "offers no primitive"
+        shown = ", ".join(row["primitives"]) or none
         print(f"{row['id']:>3}  {row['status']:<8} {row['title'][:60]:<60}  {shown}")
     count = Counter(row["status"] for row in rows)
     print(", ".join(f"{count[s]} {s}" for s in ("working", "partial", "missing")))

@@ -45,7 +45,9 @@ def test_papers_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 188
     assert main(["list", "--papers"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    *lines, last = capsys.readouterr().out.splitlines()
+    nothing = [r["id"] for r in rows if not (r["primitives"] or r["missing"])]
+    assert [int(x.split()[0]) for x in lines if "offers no primitive" in x] == nothing
     assert sum(int(x) for x in last.replace(",", "").split()[::2]) == 188
 
 
