@@ -10,8 +10,8 @@ Syntax to graph: `check`. A file for each kind of statement (`statements` has th
 
 Graph to graph: `pipeline` runs `passes`, and `verify` between them. `schedule`: how a rule runs.
 
-Graph to Program: `emit`. What a phase computes is in `torch_ops`, `cells` and `scalars`; `program`
-and `signature` are what the runtime takes.
+Graph to Program: `emit`. What a phase computes is in `torch_ops`, `cells`, `matrices` and
+`scalars`; `program` and `signature` are what the runtime takes.
 
 What a rule means: `interpret`, and `checks` of primitives by it. What can be read off a graph:
 `analysis`, `least`, `privacy`, put into words by `explain`.

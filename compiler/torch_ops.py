@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import cells, scalars
+from . import cells, matrices, scalars
 from .ir import Node
 from .ops import OPS
 from .types import FINE, Axis, Type
@@ -168,7 +168,7 @@ def _select(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) ->
 
 
 def _matmul(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
-    return do(cells.matvec if node["vector"] else cells.matmul, *inputs)
+    return do(matrices.matvec if node["vector"] else matrices.matmul, *inputs)
 
 
 def _transpose(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
@@ -180,7 +180,7 @@ def _simple(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _decompose(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
-    return do(cells.decompose, inputs[0], node.op, node["part"])
+    return do(matrices.decompose, inputs[0], node.op, node["part"])
 
 
 def _back(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
@@ -208,13 +208,13 @@ _APPLY: dict[str, Callable[[Node, Sequence[Any], Any, Any, Do], Any]] = {
     "size": lambda n, x, like, sizes, do: sizes(n["axis"]),
     "prime": lambda n, x, like, sizes, do: x[0],
     "rename": lambda n, x, like, sizes, do: x[0],
-    "solve": lambda n, x, like, sizes, do: do(cells.solve, *x, n["vector"]),
-    "polar": _simple(cells.polar),
-    "sqrtm": _simple(cells.sqrtm),
+    "solve": lambda n, x, like, sizes, do: do(matrices.solve, *x, n["vector"]),
+    "polar": _simple(matrices.polar),
+    "sqrtm": _simple(matrices.sqrtm),
     "upper": _simple(torch.triu),
     "cholesky": _simple(torch.linalg.cholesky),
     "inverse": _simple(torch.linalg.inv),
-    "lstsq": _simple(cells.lstsq),
+    "lstsq": _simple(matrices.lstsq),
     "eigh": _decompose,
     "qr": _decompose,
     "svd": _decompose,

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import fx
 
-from .. import cells, torch_ops
+from .. import cells, matrices, torch_ops
 from ..ir import Node
 from ..ops import OPS
 from ..program import Port
 from ..types import FINE, Axis
 from .low import low
+from .symmetric import symmetric
 
 LIKE = object()
 
@@ -58,17 +59,18 @@ class Builder:
         self._decompose_once()
         if self.mode == "t":
             low(self.graph)
+            symmetric(self.graph)
         self.graph.lint()
         return fx.GraphModule({}, self.graph), self.ports
 
     def _decompose_once(self) -> None:
         """Factors of one matrix come from one decomposition."""
         whole: dict[Any, fx.Node] = {}
-        for node in [n for n in self.graph.nodes if n.target is cells.decompose]:
+        for node in [n for n in self.graph.nodes if n.target is matrices.decompose]:
             x, how, part = node.args
             with self.graph.inserting_before(node):
                 if (x, how) not in whole:
-                    whole[x, how] = self.graph.call_function(cells.factors, (x, how))
+                    whole[x, how] = self.graph.call_function(matrices.factors, (x, how))
                 one = self.graph.call_function(operator.getitem, (whole[x, how], part))
             one.meta.update(node.meta)
             node.replace_all_uses_with(one)

@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 
 ROOTS = (
     *("runtime/optimizer.py", "runtime/functional.py"),
-    *("compiler/signature.py", "compiler/cells.py", "compiler/scalars.py"),
+    *("compiler/signature.py", "compiler/cells.py", "compiler/matrices.py", "compiler/scalars.py"),
 )
 FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "triton"))
 """What a carried module may import besides others of ours; triton only where there is a GPU."""

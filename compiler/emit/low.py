@@ -12,7 +12,7 @@ import operator
 import torch
 from torch import fx
 
-from .. import cells
+from .. import cells, matrices
 from ..types import FINE
 
 
@@ -74,14 +74,14 @@ def _fuse(graph: fx.Graph, node: fx.Node) -> None:
         b, inner = _scaled(product, signs.get(product, 1.0))
         if (
             isinstance(inner, fx.Node)
-            and inner.target is cells.matmul
+            and inner.target is matrices.matmul
             and len(inner.users) == 1
             and len(product.users) == 1  # type: ignore[union-attr]
             and isinstance(z, fx.Node)
             and _axes(z) == _axes(inner) == 2
         ):
             with graph.inserting_before(node):
-                made = graph.call_function(cells.add_product, (z, *inner.args, a, b))
+                made = graph.call_function(matrices.add_product, (z, *inner.args, a, b))
             made.meta.update(node.meta)
             node.replace_all_uses_with(made)
             for gone in dict.fromkeys((node, term, product, inner)):
@@ -111,7 +111,7 @@ def _is_product(n: fx.Node) -> bool:
     return n.target in OPERANDS
 
 
-OPERANDS = {cells.matmul: 2, cells.add_product: 3, operator.truediv: 2}
+OPERANDS = {matrices.matmul: 2, matrices.add_product: 3, operator.truediv: 2}
 """What may run in bfloat16, and how many operands it has: torch computes each cell in float32."""
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .. import cells
+from .. import cells, matrices
 from ..ir import Graph, Node, Region, captured
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Rest, Route
 from ..types import FINE, HOST, Axis, Type
 from .build import Builder
 from .placement import PhaseKey, Placement, source_of
 from .sides import sides
+
+ALONE = (cells.top, cells.quantile, matrices.lstsq)
+"""What takes one tensor at a time: torch.func.vmap cannot map it over a stack."""
 
 
 class Lowering(Placement):
@@ -78,7 +81,7 @@ class Lowering(Placement):
             inputs,
             outputs,
             module,
-            mode == "t" and all(x.target not in cells.ALONE for x in module.graph.nodes),
+            mode == "t" and all(x.target not in ALONE for x in module.graph.nodes),
             *(sides(module, inputs) if mode == "t" else ()),
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .. import cells, scalars
+from .. import cells, matrices, scalars
 
 WIDTH = 100
 INLINE = 68
@@ -31,7 +31,16 @@ HOME = "ir"
 """The name by which printed data calls the module of the classes of a program."""
 
 RESERVED = frozenset(
-    (*keyword.kwlist, *keyword.softkwlist, *dir(builtins), "torch", "math", "cells", "scalars")
+    (
+        *keyword.kwlist,
+        *keyword.softkwlist,
+        *dir(builtins),
+        "torch",
+        "math",
+        "cells",
+        "matrices",
+        "scalars",
+    )
 )
 
 _BINARY: dict[Any, type[ast.operator]] = {
@@ -54,6 +63,7 @@ _COMPARE: dict[Any, type[ast.cmpop]] = {
 _UNARY: dict[Any, type[ast.unaryop]] = {operator.neg: ast.USub, operator.not_: ast.Not}
 _MODULES = {
     "cells": cells,
+    "matrices": matrices,
     "scalars": scalars,
     "math": math,
     "torch": torch,

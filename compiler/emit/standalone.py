@@ -263,6 +263,7 @@ def _ending(name: str) -> list[list[str]]:
             "_RUNTIME = _Embedded(TEXTS)",
             f'{HOME} = _RUNTIME.load("compiler.program")',
             'cells = _RUNTIME.load("compiler.cells")',
+            'matrices = _RUNTIME.load("compiler.matrices")',
             'scalars = _RUNTIME.load("compiler.scalars")',
             'signature = _RUNTIME.load("compiler.signature")',
             "PROGRAM = program()",
