@@ -59,7 +59,12 @@ def step(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any = tuple) -
     values = {s: frame.get(plan.deferred[s]) for s in columns}
     values |= {s: _copy(v) for s, v in values.items() if s in plan.lent}
     if outcome.startswith("restore") and snapshots:
-        saved, frame.clocks = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
+        saved, frame.clocks, of = snapshots[max(0, len(snapshots) - int(outcome.split()[1]))]
+        if of != _places(frame):
+            raise RuntimeError(
+                f"{frame.program.name} cannot go back: its snapshot was taken of other tensors, "
+                "before some were added, frozen or unfrozen"
+            )
         for slot, value in saved.items():
             if slot not in plan.always or slot in plan.deferred:  # what is always written stays
                 _restore(frame, slot, _copy(value))
@@ -128,8 +133,13 @@ def _settled(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any) -> st
     for kind, when, _ in plan.outcomes:
         if kind == "snapshot" and snapshots.maxlen != 0 and truth(frame.get(when)):
             held = {s: _copy(v) for s, v in frame.slots.items() if "@" not in s}
-            snapshots.append((held, clocks()))
+            snapshots.append((held, clocks(), _places(frame)))
     return settle(plan, frame)
+
+
+def _places(frame: Frame) -> dict[str, tuple[int, ...]]:
+    """The tensors that each domain holds."""
+    return {domain: tuple(places) for domain, places in frame.members.items()}
 
 
 def settle(plan: Plan, frame: Frame) -> str:

@@ -59,6 +59,23 @@ def test_what_is_gone_back_to_is_saved() -> None:
     assert not second._snapshots
 
 
+@pytest.mark.parametrize("way", ["group", "frozen"])
+def test_a_snapshot_of_other_tensors_is_not_gone_back_to(way: str) -> None:
+    """It would be put into whatever tensors have their places now."""
+    rule = "rule r(lr = 0.1):\n    snapshot when call == 1\n    restore 1 when call == 3\n"
+    params = parameters()
+    opt = optc.loads(rule + "    w <- w - lr * grad(w)\n")(params[:2])
+    run(opt, 2)
+    if way == "group":
+        opt.add_param_group({"params": params[2:]})
+    else:
+        params[0].requires_grad_(False)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuntimeError, match="cannot go back: its snapshot was taken of other"):
+        run(opt, 1)
+    assert all(map(torch.equal, before, params))
+
+
 def test_a_step_from_the_point_of_evaluation_is_refused() -> None:
     text = "rule r(lr = 0.1):\n    state x = w\n    w <- w - lr * grad(w)\n"
     opt = optc.loads(text + "    x <- 0.9 * x + 0.1 * w\n    eval x\n")(parameters())
