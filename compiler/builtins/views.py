@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import Context, Scope, as_node
+from ..scope import Context, Scope, agreed, as_node
 from ..source import Span
 from ..types import Axis, Type
 from .declare import builtin
@@ -56,7 +56,7 @@ def flat(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
 @builtin("back", "x like?")
 def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> Node:
     """The cells of a matrix or of a flat value where they came from."""
-    value = as_node(ctx, x, span)
+    value = agreed(ctx, as_node(ctx, x, span), span)
     if [str(a) for a in value.type.axes[-2:]] in (["cols", "rows"], ["long", "short"]):
         # axes go by name, in whatever order they came
         *rest, a, b = value.type.axes

@@ -49,3 +49,17 @@ def test_a_number_of_each_group_has_no_gradient_over_the_model(value: str) -> No
 def test_a_number_of_each_group_does_not_fit_a_slot_of_the_model() -> None:
     with pytest.raises(CompileError, match="E304.*\n.*\n.*\n.*reduce it `over = model`"):
         optc.loads(SLOT)
+
+
+def test_a_flat_value_with_an_option_goes_back_to_its_tensors() -> None:
+    """It is one of the model: the groups agree on the option, and each tensor gets its part."""
+    rule = optc.loads("rule r(lr = 0.1):\n    w <- w - back(lr * flat(grad(w)))\n")
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((2, 3), (4,))]
+    opt = rule([{"params": params[:1]}, {"params": params[1:]}])
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert all(torch.allclose(p, torch.full_like(p, 0.9)) for p in params)
+    opt.param_groups[1]["lr"] = 0.5
+    with pytest.raises(ValueError, match="the groups must agree on 'lr'"):
+        opt.step()
