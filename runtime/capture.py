@@ -9,7 +9,7 @@
         optimizer.advance()
         graph.replay()
 
-`run captured` in a schedule does this by itself: `Captured`. No GPU was at hand: the tests
+`run captured` in a schedule does this by itself: `Captures`. No GPU was at hand: the tests
 record the launches in Triton's interpreter and replay them.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan
+from .withheld import waited_for
 
 
 def capturing(device: torch.device) -> bool:
@@ -104,8 +105,8 @@ class Captures:
         optimizer._arrange()
         if self.last is None or self is not optimizer.captures:
             raise RuntimeError("no step was captured: record one in torch.cuda.graph first")
-        host, call = optimizer.coming()
-        if optimizer._plan(host.conditions()) is not self.last.plan:
+        host, call, plan = optimizer.coming()
+        if plan is not self.last.plan:
             raise RuntimeError("the step that comes takes another way than the captured one")
         self._advance(optimizer, self.last, host, call)
         optimizer.left_open(self.last.took, self.last.settled, replayed=True)
@@ -118,19 +119,16 @@ class Captures:
             for part in prepared.parts if prepared is not None else ():
                 part.scalars(rows)
                 part.launch.write(call)
-        optimizer._slots.advance(step.took)
-        optimizer._count(True)
-        torch.autograd.graph.increment_version(optimizer._layout.params)
+        optimizer.go_on(step.took)
 
     def step(self, optimizer: Any) -> bool:
         """Replay the step that comes; False where it has to run plainly."""
         layout, slots = optimizer._arrange(), optimizer._slots
         if self.refused or self is not optimizer.captures or slots is None or slots.pending:
             return False
-        if not layout.params or not on_device(layout.params[0].device) or not steady(optimizer):
+        if not layout.params or not waited_for(layout.device) or not steady(optimizer):
             return False
-        host, call = optimizer.coming()
-        plan = optimizer._plan(host.conditions())
+        host, call, plan = optimizer.coming()
         places = tuple(0 if p.grad is None else p.grad.data_ptr() for p in layout.params)
         if self.places.get(id(plan)) != places:
             self.places[id(plan)] = places
@@ -157,14 +155,11 @@ class Captures:
         return self.refused
 
 
-def on_device(device: torch.device) -> bool:
-    """Whether graphs can be recorded there."""
-    return device.type == "cuda"
-
-
 def steady(optimizer: Any) -> bool:
-    """Whether what a step reads besides gradients keeps its place, and no loss is evaluated."""
+    """Whether a step takes gradients as they lie in `.grad`, and what else it reads keeps its
+    place; not within a capture, which has to find all that a step launches."""
     own = optimizer.__dict__
     scaled = own.get("grad_scale") is not None or own.get("found_inf") is not None
     given = any(isinstance(x, torch.Tensor) and x.dim() for x in optimizer._inputs.values())
-    return not scaled and not given and optimizer._bound is None
+    plain = optimizer._bound is None and not capturing(optimizer._layout.device)
+    return plain and not scaled and not given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,14 +62,12 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
     missing, foreign = own - found, found - own - {"step"}
     if not missing or not foreign:
         return state
-    ends: dict[str, list[str]] = {}
-    for slot in missing:
-        ends.setdefault(slot.rpartition(".")[2], []).append(slot)
+    ends = by_end(missing)
     names = {key: ends.get(key, []) for key in foreign}
     if len(foreign) != len(missing) or any(len(slots) != 1 for slots in names.values()):
         raise ValueError(
-            f"Invalid state: it is of another optimizer, which keeps {_listed(found)}; "
-            f"{program.name} keeps {_listed(own | {'step'})}"
+            f"Invalid state: it is of another optimizer, which keeps {listed(found)}; "
+            f"{program.name} keeps {listed(own | {'step'})}"
         )
     return {
         i: {names[key][0] if key in names else key: value for key, value in entries.items()}
@@ -139,8 +138,17 @@ def as_kept(program: Program, entries: dict[str, Any], p: Tensor) -> dict[str, A
     return result
 
 
-def _listed(names: set[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names))
+def by_end(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of slots by their ends: `adam.exp_avg` by `exp_avg`."""
+    ends: dict[str, list[str]] = {}
+    for name in names:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    return ends
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a message, in order."""
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "nothing"
 
 
 def restore_types(optimizer: Any) -> None:

@@ -292,17 +292,16 @@ class Part:
         self.launch.run(call=frame.call, first=first, **held)
         for row in table.eager:
             self._eagerly(row, frame, columns)
-        absent = (
-            [k for k, word in zip(self.picked, table.verdicts, strict=True) if word == "absent"]
-            if self.lacks()
-            else []
-        )
+        absent = self.absent()
         table.release()
         return absent
 
-    def lacks(self) -> bool:
-        """Whether a tensor is absent; a scan in C, since in most steps none is."""
-        return bool(bytes(self.table._verdict).count(ABSENT))
+    def absent(self) -> list[int]:
+        """The places whose tensors are absent; a scan in C says that in most steps none is."""
+        if not bytes(self.table._verdict).count(ABSENT):
+            return []
+        pairs = zip(self.picked, self.table.verdicts, strict=True)
+        return [k for k, word in pairs if word == "absent"]
 
     def scalars(self, rows: Any) -> None:
         """Keep what the host computed for the step that comes."""

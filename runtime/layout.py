@@ -76,6 +76,11 @@ class Layout:
             one.before[domain] = sum(self.cells(i) for i in held if i < at.start)
         return one
 
+    @property
+    def device(self) -> torch.device:
+        """Where values of the model are."""
+        return self.params[0].device if self.params else torch.device("cpu")
+
     def cells(self, i: int) -> int:
         """How many cells the whole of a tensor has."""
         return self.shards.place(i)[1] if self.shards else self.params[i].numel()

@@ -26,7 +26,7 @@ from .layout import Layout
 from .loop import Loop
 from .objective import Objective
 from .options import of_call, refuse_misspelt, signature
-from .replay import Replay, replay
+from .replay import Replays
 from .state import Slots
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, own_seed, seated
@@ -90,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
         self._plans: dict[tuple[bool, tuple[bool, ...]], Plan] = {}
         self._kernels: Any = None
         self.captures = Captures()
-        self._replay: Replay | None = None
+        self.replays = Replays()
         self._withheld: Any = None
         self._open: tuple[list[bool] | None, bool] | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
@@ -106,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         self.settle()
         state = super().__getstate__()
         hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
-        hidden |= {"captures", "_replay", "_backward", "_withheld", "_open"}
+        hidden |= {"captures", "replays", "_backward", "_withheld", "_open"}
         hidden.add("step")  # a scheduler puts one there that steps this optimizer
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
         return {**own, **state}
@@ -202,7 +202,7 @@ class Optimizer(torch.optim.Optimizer):
         plain = closure is None and objective is None
         if plain and self.program.captured and self.captures.step(self):
             return None
-        if plain and self._replay is not None and self._replay.step(self):
+        if plain and self.replays.step(self):
             return None
         layout = self._arrange()
         refuse_swapped(self)
@@ -242,8 +242,8 @@ class Optimizer(torch.optim.Optimizer):
             self._layout = Layout(self.program, self.param_groups, parameters=True)
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
-            self._slots = self._replay = None
-            self._kernels, self.captures = None, Captures()
+            self._slots = self._kernels = None
+            self.captures, self.replays = Captures(), Replays()
         return self._layout
 
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
@@ -288,12 +288,11 @@ class Optimizer(torch.optim.Optimizer):
         if layout.wrapped:
             slots.follow()
         first = self.param_groups[0]
-        call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
         scale, inputs, start = self.__dict__.get("grad_scale"), self._inputs, self.program.start
         if scale is not None and self.program.scaled is not None:
             inputs = {**inputs, UNSCALE: scale.double().reciprocal()}
             _, start = self.program.scaled()
-        host = layout.host(self.param_groups, slots.steps(), call, steps, self._inputs)
+        host, call = self._host(layout, slots)
         plan = self._plan(host.conditions(), UNSCALE in inputs)
         withheld = self._withholding(plan, layout, slots)
         if (found := self.__dict__.get("found_inf")) is not None:
@@ -345,7 +344,8 @@ class Optimizer(torch.optim.Optimizer):
             took = took_part(frame)
             slots.advance(took)
             self.left_open(took, asked)
-            self._replay = None if self._backward or asked else replay(self, plan)
+            if self._backward is None and not asked:
+                self.replays.note(self, plan)
         else:
             slots.forget(plan.always)
         if frame.clocks is not None:
@@ -356,12 +356,24 @@ class Optimizer(torch.optim.Optimizer):
             torch.autograd.graph.increment_version(layout.params)
         return outcome
 
-    def coming(self) -> tuple[Any, int]:
+    def _host(self, layout: Layout, slots: Slots) -> tuple[Any, int]:
         """The scalars of the step that comes, and the number of its call."""
-        layout, slots, first = self._layout, self._slots, self.param_groups[0]
-        assert layout is not None and slots is not None
+        first = self.param_groups[0]
         call, steps = int(first["calls"]) + 1, int(first["steps"]) + 1
         return layout.host(self.param_groups, slots.steps(), call, steps, self._inputs), call
+
+    def coming(self) -> tuple[Any, int, Plan]:
+        """The step that comes over all tensors: its scalars, the number of its call, its plan."""
+        assert self._layout is not None and self._slots is not None
+        host, call = self._host(self._layout, self._slots)
+        return host, call, self._plan(host.conditions())
+
+    def go_on(self, took: list[bool] | None) -> None:
+        """Count a step whose kernels were launched again."""
+        assert self._layout is not None and self._slots is not None
+        self._slots.advance(took)
+        self._count(True)
+        torch.autograd.graph.increment_version(self._layout.params)
 
     def record(self) -> None:
         """A step for a CUDA graph."""
@@ -377,11 +389,10 @@ class Optimizer(torch.optim.Optimizer):
 
         It decides on the step in which state begins, since first values may have to be forgotten.
         """
-        device = layout.params[0].device if layout.params else torch.device("cpu")
-        if slots.pending or self._backward is not None or not decides(plan, device):
+        if slots.pending or self._backward is not None or not decides(plan, layout.device):
             return None
-        if self._withheld is None or self._withheld.flag.device != device:
-            self._withheld = Withheld(device)
+        if self._withheld is None or self._withheld.flag.device != layout.device:
+            self._withheld = Withheld(layout.device)
         self._withheld.asked = False
         return self._withheld
 

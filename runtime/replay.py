@@ -9,65 +9,56 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from .capture import steady
+from .kernels import Prepared
 
-from .capture import capturing
 
+class Replays:
+    """The kernels of one optimizer over one layout that are whole steps, by their plans."""
 
-class Replay:
-    """The kernel of a plan over the tensors of a layout, as a step has left it."""
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Any, Prepared]] = {}
 
-    def __init__(self, optimizer: Any, plan: Any):
-        self.layout, self.slots, self.plan = optimizer._layout, optimizer._slots, plan
-        self.prepared = optimizer._kernels.phases[id(plan.whole)]
-        members, count = set(self.prepared.members), len(self.layout.params)
-        self.took = None if len(members) == count else [i in members for i in range(count)]
+    def note(self, optimizer: Any, plan: Any) -> None:
+        """A step of a plan was run the long way: its kernel may be all of the next one."""
+        layout = optimizer._layout
+        more = optimizer.program.evals or layout.wrapped or optimizer.workers is not None
+        if plan.whole is None or more:
+            return
+        prepared = getattr(optimizer._kernels, "phases", {}).get(id(plan.whole))
+        if isinstance(prepared, Prepared) and not any(p.is_complex() for p in layout.params):
+            self.known[id(plan)] = plan, prepared
 
     def step(self, optimizer: Any) -> bool:
         """Run the step that comes; False where it is another one and nothing was done."""
-        if not self._stands(optimizer):
+        layout, slots = optimizer._arrange(), optimizer._slots
+        if self is not optimizer.replays or not self.known or not steady(optimizer):
             return False
-        host, call = optimizer.coming()
-        if optimizer._plan(host.conditions()) is not self.plan:
+        if any(group["maximize"] for group in optimizer.param_groups):
             return False
-        rows, parts = host.rows(self.plan.host), self.prepared.parts
-        if rows.index is not self.prepared.index:
+        host, call, plan = optimizer.coming()
+        _, prepared = self.known.get(id(plan), (None, None))
+        if prepared is None or prepared.slots is not slots.columns or slots.pending:
             return False
-        for part in parts:
+        rows = host.rows(plan.host)
+        if rows.index is not prepared.index:
+            return False
+        for part in prepared.parts:
             part.table.refresh()
-            if part.table.eager or part.lacks():
+            if part.table.eager or part.absent():
                 return False
-        for part in parts:
+        for part in prepared.parts:
             part.scalars(rows)
             part.launch.run(call=call)
             part.table.release()
-        self.slots.advance(self.took)
-        optimizer._count(True)
+        optimizer.go_on(_took(prepared.members, len(layout.params)))
         optimizer.metrics, optimizer._added = {}, None
-        torch.autograd.graph.increment_version(self.layout.params)
         return True
 
-    def _stands(self, optimizer: Any) -> bool:
-        """Whether the tensors, their memory and what the loop offers are as they were."""
-        own, slots = optimizer.__dict__, self.slots
-        return (
-            self.layout is optimizer._arrange()
-            and slots is optimizer._slots
-            and slots.columns is self.prepared.slots
-            and not slots.pending
-            and optimizer._bound is None
-            and own.get("grad_scale") is None
-            and own.get("found_inf") is None
-            and not any(group["maximize"] for group in optimizer.param_groups)
-            and not capturing(self.prepared.device)
-        )
 
-
-def replay(optimizer: Any, plan: Any) -> Replay | None:
-    """The step that was just run, as one to run again; None where there is more to it."""
-    layout, kernels = optimizer._layout, optimizer._kernels
-    prepared = getattr(kernels, "phases", {}).get(id(plan.whole))
-    simple = plan.whole is not None and not optimizer.program.evals and not layout.wrapped
-    real = simple and not any(p.is_complex() for p in layout.params)
-    ready = real and optimizer.workers is None and hasattr(prepared, "parts")
-    return Replay(optimizer, plan) if ready else None
+def _took(members: list[int], count: int) -> list[bool] | None:
+    """Which tensors a domain holds; None where it holds all."""
+    if len(members) == count:
+        return None
+    held = set(members)
+    return [i in held for i in range(count)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..compiler.formats import rest_of, sizes_of
 from ..compiler.program import Program
 from . import int8
+from .checkpoint import by_end, listed
 from .tensors import local
 
 TO_RUN = {"foreach": False, "fused": False, "capturable": False}
@@ -62,17 +63,15 @@ def _matched(
 ) -> dict[str, Any]:
     """A parameter's state under the names of another optimizer, one for each that it keeps."""
     trial = _trial(theirs, group, p)
-    ends: dict[str, list[str]] = {}
-    for key in entries:
-        ends.setdefault(key.rpartition(".")[2], []).append(key)
+    ends = by_end(entries)
     if "step" not in trial:
         ends.pop("step", None)
     same = ends.keys() == trial.keys() and all(len(keys) == 1 for keys in ends.values())
     if not same or any(not _fits(entries[ends[k][0]], trial[k], p) for k in trial):
         kind = type(theirs).__name__
         raise ValueError(
-            f"Invalid state: {name} keeps {_listed(entries)} for a parameter, and {kind} with "
-            f"these options keeps {_listed(trial)}"
+            f"Invalid state: {name} keeps {listed(entries)} for a parameter, and {kind} with "
+            f"these options keeps {listed(trial)}"
         )
     return {key: entries[ends[key][0]] for key in trial}
 
@@ -97,7 +96,3 @@ def _fits(value: Any, trial: Any, p: Tensor) -> bool:
     """Whether both have the cells of the parameter, or both are one number."""
     wanted = tuple(local(p).shape) if trial.dim() else ()
     return tuple(local(value).shape) == wanted and trial.shape in ((), _small(p))
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names)) or "nothing"

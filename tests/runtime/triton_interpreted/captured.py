@@ -37,8 +37,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorded]]:
         return made[-1]
 
     monkeypatch.setattr(capture, "record", record)
-    monkeypatch.setattr(capture, "on_device", lambda device: True)
-    for module in (withheld, optimizer):
+    for module in (capture, withheld, optimizer):
         monkeypatch.setattr(module, "waited_for", lambda device: True)
     yield made
 

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optc.runtime import optimizer, replay, triton
+from optc.runtime import capture, optimizer, triton
 
 
 class Again(TorchDispatchMode):
@@ -49,7 +49,7 @@ class Recorded:
         self.context = self.patch.context()
         patch = self.context.__enter__()
         patch.setattr(GridExecutor, "__call__", record)
-        for module in (triton, optimizer, replay):
+        for module in (triton, optimizer, capture):
             patch.setattr(module, "capturing", lambda device: True)
         self.operations.__enter__()
         return self
