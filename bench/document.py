@@ -111,8 +111,9 @@ Own: the step less what its closure took, over that. Second derivatives are no t
 rule with curvature has no meaningful share; look at its ratios."""
 COMPILE = """Seconds from reading the text to the end of the first step, in a fresh process; what \
 torch
-imports for an optimizer of its own is left out. Cold: nothing is cached. Warm: a second start. The
-second step says how much of the first is the step itself; the tensors are matrices of 42 x 50."""
+imports for an optimizer of its own is left out, as is the sweep of Python's heap that is due after
+it. Cold: nothing is cached. Warm: a second start. The second step says how much of the first is the
+step itself, and the last ratio leaves it out; the tensors are matrices of 42 x 50."""
 MEMORY = """The peak of a fresh process over three steps, above what it held before the optimizer \
 was
 made, in multiples of the parameters; AdamW's own state is 2.00, or 4.00 of parameters in
@@ -235,13 +236,14 @@ def _compile(rules: list[Report]) -> str:
     for rule in rules:
         if found := rule.get("compile"):
             few, many, again = found["cold 10"], found["cold 1000"], found["second step"]
+            beyond = (many - again["cold 1000"]) / (few - again["cold 10"])
             rows.append(
                 [rule["rule"], f"{few:.2f}", f"{many:.2f}", f"{many / few:.2f}"]
-                + [f"{found['warm 10']:.2f}", f"{again['cold 1000']:.2f}"]
-                + [found["builds"]["cold 10"]]
+                + [f"{again['cold 1000']:.2f}", f"{beyond:.2f}"]
+                + [f"{found['warm 10']:.2f}", found["builds"]["cold 10"]]
             )
-    head = ["rule", "cold, 10 tensors", "cold, 1,000", "ratio", "warm, 10"]
-    return _table([*head, "second step, 1,000", "libraries built"], rows)
+    head = ["rule", "cold, 10 tensors", "cold, 1,000", "ratio", "second step, 1,000"]
+    return _table([*head, "ratio beyond a step", "warm, 10", "libraries built"], rows)
 
 
 def _memory(rules: list[Report]) -> str:

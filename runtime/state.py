@@ -239,7 +239,9 @@ def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
     dtype = type_of(spec, like)
     if spec.reach == "tensor" and not spec.axes:
-        return torch.as_tensor(value, dtype=dtype, device=like.device).clone()
+        if not isinstance(value, Tensor):
+            return torch.full((), value, dtype=dtype, device=like.device)
+        return value.to(like.device, dtype, copy=True)
     if not isinstance(value, Tensor) and spec.reach != "element":
         return torch.full(extent(like.shape, spec.reach), value, dtype=dtype, device=like.device)
     if not isinstance(value, Tensor):
@@ -247,4 +249,4 @@ def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     if spec.reach == "element" and not spec.axes:
         result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
         return result.copy_(value)
-    return value.to(dtype).clone()
+    return value.to(dtype, copy=True)
