@@ -109,7 +109,7 @@ class Captures:
         if plan is not self.last.plan:
             raise RuntimeError("the step that comes takes another way than the captured one")
         self._advance(optimizer, self.last, host, call)
-        optimizer.left_open(self.last.took, self.last.settled, replayed=True)
+        optimizer.left_open(self.last.took, self.last.settled)
 
     def _advance(self, optimizer: Any, step: Recorded, host: Any, call: int) -> None:
         """Write the scalars of a step to where its kernels read them, and count it."""
@@ -147,7 +147,7 @@ class Captures:
 
     def _refuse(self, optimizer: Any, plan: Plan) -> bool:
         """Say once why steps are not captured."""
-        withheld = optimizer._withholding(plan, optimizer._layout, optimizer._slots)
+        withheld = optimizer._withholding(plan, optimizer._layout)
         why = obstacle(plan, withheld)
         self.refused = bool(why)
         if why:

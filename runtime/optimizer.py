@@ -92,7 +92,7 @@ class Optimizer(torch.optim.Optimizer):
         self.captures = Captures()
         self.replays = Replays()
         self._withheld: Any = None
-        self._open: tuple[list[bool] | None, bool] | None = None
+        self._open: tuple[list[bool] | None, Plan | None] | None = None
         self._backward: InBackward | None = self.__dict__.get("_backward")
         if self._backward is not None:
             self._backward.forget()
@@ -269,16 +269,24 @@ class Optimizer(torch.optim.Optimizer):
         may be one too high, on a device that is waited for.
         """
         left, self._open = self._open, None
-        if left is not None and self._withheld.read(left[1]):
+        if left is None:
+            return
+        took, plan = left
+        if self._withheld.read(replayed=plan is None):
             first = self.param_groups[0]
             self._counted(int(first["calls"]), int(first["steps"]) - 1)
             if self._slots is not None:
-                self._slots.retreat(left[0])
+                self._slots.retreat(took)
+                if plan is not None:
+                    self._slots.forget(plan.always)
 
-    def left_open(self, took: list[bool] | None, asked: bool, replayed: bool = False) -> None:
-        """A step was counted that the device may take back, if it was asked."""
-        self._open = (took, replayed) if asked else None
-        if asked and not replayed:
+    def left_open(self, took: list[bool] | None, asked: bool, plan: Plan | None = None) -> None:
+        """A step was counted that the device may take back, if it was asked.
+
+        `plan` is that of a step that was run, not replayed: state may have begun in it.
+        """
+        self._open = (took, plan) if asked else None
+        if asked and plan is not None:
             self._withheld.mark()
 
     def run_once(
@@ -294,7 +302,7 @@ class Optimizer(torch.optim.Optimizer):
             _, start = self.program.scaled()
         host, call = self._host(layout, slots)
         plan = self._plan(host.conditions(), UNSCALE in inputs)
-        withheld = self._withholding(plan, layout, slots)
+        withheld = self._withholding(plan, layout)
         if (found := self.__dict__.get("found_inf")) is not None:
             if withheld is not None:
                 withheld.add(found)
@@ -343,7 +351,7 @@ class Optimizer(torch.optim.Optimizer):
         if outcome == "commit":
             took = took_part(frame)
             slots.advance(took)
-            self.left_open(took, asked)
+            self.left_open(took, asked, plan)
             if self._backward is None and not asked:
                 self.replays.note(self, plan)
         else:
@@ -384,12 +392,9 @@ class Optimizer(torch.optim.Optimizer):
         """Count a step and write its scalars, before a CUDA graph replays it: see `capture.py`."""
         self.captures.advance(self)
 
-    def _withholding(self, plan: Plan, layout: Layout, slots: Slots) -> Withheld | None:
-        """The flag by which the device takes this step back alone, or None where the host decides.
-
-        It decides on the step in which state begins, since first values may have to be forgotten.
-        """
-        if slots.pending or self._backward is not None or not decides(plan, layout.device):
+    def _withholding(self, plan: Plan, layout: Layout) -> Withheld | None:
+        """The flag by which the device takes this step back alone; None where the host decides."""
+        if self._backward is not None or not decides(plan, layout.device):
             return None
         if self._withheld is None or self._withheld.flag.device != layout.device:
             self._withheld = Withheld(layout.device)

@@ -79,6 +79,19 @@ def test_it_is_the_veto_of_the_host(name: str, spoilt: set[int]) -> None:
     assert device.param_groups[0]["steps"] == 6 - len(spoilt)
 
 
+def test_the_first_step_is_not_waited_for_and_its_first_values_are_forgotten() -> None:
+    rule = optc.loads(BEGINS, guard=True)
+    with waiting():
+        opt = steps(rule, {0}, 1)
+        assert opt._open is not None and opt.param_groups[0]["steps"] == 1
+        assert opt.state_dict()["param_groups"][0]["steps"] == 0
+        assert not any("m" in kept for kept in opt.state.values())
+        for p in opt.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        opt.step()
+        assert all(bool(x.isfinite().all()) for p in opt.state.values() for x in p.values())
+
+
 def test_a_veto_of_the_rule() -> None:
     rule = optc.loads(RULES["veto"])
     host = steps(rule, {1})
