@@ -103,19 +103,30 @@ class Compute:
 
 
 @dataclass
+class Part:
+    """One result of a phase, for a tensor that lacks an input of the others.
+
+    Behind the result come conditions; it counts where they have these truth values.
+    """
+
+    phase: Compute
+    truth: tuple[bool, ...] = ()
+
+
+@dataclass
 class Rest:
-    """The part of a phase that needs no gradient, for the tensors without one.
+    """What a phase gives for tensors that lack one of its inputs, a gradient say.
 
     It runs over those that the phase `of` has just passed over; there are seldom any.
     """
 
     name: str
     of: str
-    phase: Compute
+    parts: list[Part]
 
     @property
     def in_place(self) -> set[str]:
-        return self.phase.in_place
+        return {s for part in self.parts for s in part.phase.in_place}
 
 
 @dataclass

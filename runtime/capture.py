@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..compiler.program import Call, Compute, Evaluate, Loop, Plan
+from ..compiler.program import Call, Compute, Evaluate, Loop, Part, Plan, Rest
 from .withheld import waited_for
 
 
@@ -45,7 +45,14 @@ def obstacle(plan: Plan, withheld: Any) -> str:
         if isinstance(phase, Compute) and any(p.how in ("host", "draw") for p in phase.inputs):
             if not _kernel(phase) or phase.coded:
                 return f"{phase.name} is no kernel and reads a scalar of the host"
+        if isinstance(phase, Rest) and any(map(_of_host, phase.parts)):
+            return "the host takes part in what it does for a tensor without a gradient"
     return ""
+
+
+def _of_host(part: Part) -> bool:
+    """Whether a part reads a scalar of the host, or the host looks at what it gives."""
+    return bool(part.truth) or any(p.how in ("host", "draw") for p in part.phase.inputs)
 
 
 def _kernel(phase: Any) -> bool:

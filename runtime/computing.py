@@ -58,20 +58,27 @@ def tensorwise(
 
 def rest(phase: Rest, frame: Frame) -> None:
     """What a phase left undone for the tensors that it passed over, one by one."""
-    missed, inner = frame.missed.get(phase.of), phase.phase
+    missed = frame.missed.get(phase.of)
     if not missed:
         return
-    columns, members = columns_of(inner, frame), frame.members[inner.space]
-    rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]  # draws come in this order
-    for k in missed:
-        results = together(inner, inner.forward(rows[k]), [rows[k]])
-        for output, (value,) in zip(inner.outputs, results, strict=True):
-            _fill(frame, inner.space, k, output, value)
+    found = []  # filled in behind, as a part may read what another one writes
+    for part in phase.parts:
+        inner = part.phase
+        columns, members = columns_of(inner, frame), frame.members[inner.space]
+        rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]  # draws in this order
+        for k in (k for k in missed if not any(x is None for x in rows[k])):
+            (value,), *taken = together(inner, inner.forward(rows[k]), [rows[k]])
+            if all(bool(c) is truth for (c,), truth in zip(taken, part.truth, strict=True)):
+                found.append((inner, k, value))
+    for inner, k, value in found:
+        _fill(frame, inner.space, k, inner.outputs[0], value)
 
 
 def _fill(frame: Frame, space: str, k: int, output: Output, value: Any) -> None:
-    """Put a tensor's value where the others of its column are."""
+    """Put a tensor's value where the others of its column are, or add it to their sum."""
     members = frame.members[space]
+    if output.combine and output.how != "tensor":
+        return _count(frame, members, k, output, value)
     if output.slot and frame.functional:
         column = list(frame.column(output.slot))
         column[k] = stored(value, column[k])
@@ -86,6 +93,23 @@ def _fill(frame: Frame, space: str, k: int, output: Output, value: Any) -> None:
     if output.slot and frame.spec(output.slot).kind == "target":
         frame.touched[space].remove(members[k])
         frame.written = True
+
+
+def _count(frame: Frame, members: list[int], k: int, output: Output, value: Any) -> None:
+    """A reduction, with one tensor more than those that it was taken over."""
+    whole = frame.values[output.value]
+    if output.combine == "cat":
+        start = sum(frame.tensors[i].numel() for i in members[:k])
+        whole = whole.expand(*value.shape[:-1], -1).clone()  # without axes where all were absent
+        whole[..., start : start + value.shape[-1]] = value
+        frame.values[output.value] = whole
+    elif output.how == "group":
+        whole = list(whole)
+        group = frame.groups[members[k]]
+        whole[group] = _combine(output.combine, [whole[group], value])
+        frame.values[output.value] = whole
+    else:
+        frame.values[output.value] = _combine(output.combine, [whole, value])
 
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:

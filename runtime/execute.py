@@ -81,7 +81,8 @@ def step(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any = tuple) -
 def _dry(phase: Any, always: frozenset[str]) -> Any:
     """A phase that writes nothing but what is always written: it runs for what it gives."""
     if isinstance(phase, Rest):
-        return replace(phase, phase=_dry(phase.phase, always))
+        parts = [replace(p, phase=_dry(p.phase, always)) for p in phase.parts]
+        return replace(phase, parts=parts)
     outputs = [o if o.slot in always else replace(o, slot="") for o in phase.outputs]
     return replace(phase, outputs=outputs, in_place=phase.in_place & always)
 

@@ -4,7 +4,7 @@ between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import cells, matrices
@@ -13,6 +13,7 @@ from ..program import Call, Compute, Evaluate, Loop, Output, Read, Rest, Route
 from ..types import FINE, HOST, Axis, Type
 from .build import Builder
 from .placement import PhaseKey, Placement, source_of
+from .presence import NOTHING, Needs, of_loop, parts
 from .sides import sides
 
 ALONE = (cells.top, cells.quantile, matrices.lstsq)
@@ -29,8 +30,9 @@ class Lowering(Placement):
         bound: Iterable[Node] = (),
         hosts: list[Node] | None = None,
         axes: dict[str, str] | None = None,
+        presence: Mapping[Node, Needs] | None = None,
     ):
-        super().__init__(graph, roots, bound, axes)
+        super().__init__(graph, roots, bound, axes, presence)
         self.hosts: list[Node] = hosts if hosts is not None else []
 
     def phases(self) -> list[Any]:
@@ -55,18 +57,20 @@ class Lowering(Placement):
     def _fused(self, key: PhaseKey, nodes: list[Node]) -> list[Compute | Rest]:
         """The phases of anchors that share their cells: one pass, whatever has a gradient.
 
-        Where a tensor has none, what does not need it is done by the rest of the phase. A sum that
+        Where a tensor lacks one, what does not need it is done by the rest of the phase. A sum that
         counts such tensors too does not share a pass with what passes them over.
         """
         here = [n for n in nodes if not self.partial(n)]
-        if key.mode != "c" or not here or len(here) == len(nodes):
-            return [self._compute(key, nodes)]
-        if any(self.cls[n] == "r" for n in here):
+        if key.mode == "c" and len(here) < len(nodes) and any(self.cls[n] == "r" for n in here):
             apart = [n for n in nodes if self.partial(n)]
-            return [self._compute(key, here), self._compute(key, apart)]
+            return [self._compute(key, here), *self._with_rest(key, apart)]
+        return self._with_rest(key, nodes)
+
+    def _with_rest(self, key: PhaseKey, nodes: list[Node]) -> list[Compute | Rest]:
         whole = self._compute(key, nodes)
-        rest = self._compute(key, here)
-        return [whole, Rest(f"rest_{here[0].number}", whole.name, rest)]
+        found = parts(whole, self.presence) if key.space else []
+        rest = [Rest(f"rest_{nodes[0].number}", whole.name, found)] if found else []
+        return [whole, *rest]
 
     def _compute(self, key: PhaseKey, nodes: list[Node]) -> Compute:
         mode = key.mode
@@ -203,12 +207,15 @@ class Lowering(Placement):
         region: Region = n["body"]
         roots = [*region.outputs, *([region.until] if region.until else [])]
         free = captured(region)
+        known = {f: self.presence.get(f, NOTHING) for f in free}
+        first = [self.presence.get(i, NOTHING) for i in n.inputs[1:]]
         inner = Lowering(
             self.graph,
             roots,
             [*region.parameters, region.index, *(f for f in free if self.cls.get(f) != "host")],
             self.hosts,
             self.axes,
+            {**known, **of_loop(region, first, known)},
         )
         body = inner.phases()
         count = self._size(Axis("", n.inputs[0])) if n.inputs[0].known <= HOST else None

@@ -8,7 +8,7 @@ of cuts on a path to it; anchors of one level, domain and presence make one phas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from ..ir import Graph, Node, inputs_of
@@ -16,6 +16,8 @@ from ..types import COARSE, FINE, Axis
 from .axis_sizes import answers, of_inputs, sizing
 from .classes import FLOATING, cell_by_cell, classify, routed_read
 from .need import needs
+from .presence import Needs
+from .presence import needs as present_with
 
 
 def source_of(node: Node) -> str:
@@ -51,6 +53,7 @@ class Placement:
         roots: list[Node],
         bound: Iterable[Node] = (),
         axes: dict[str, str] | None = None,
+        presence: Mapping[Node, Needs] | None = None,
     ):
         self.graph, self.roots = graph, [*roots, *sizing(graph, roots)]
         self.axes = of_inputs(graph) | (axes or {})  # of what the loop gives, and where
@@ -63,9 +66,12 @@ class Placement:
         self.cls: dict[Node, str] = {}
         self.level: dict[Node, int] = {}
         self.absent: dict[Node, bool] = {}
+        self.presence: dict[Node, Needs] = dict(presence or {})
         for node in self.order:
             self.cls[node] = classify(node, self.bound, self.cls)
             self.absent[node] = self._absent(node)
+            if node not in self.bound:
+                self.presence[node] = present_with(node, self.presence)
         self.need = needs(self.order, self.roots)
         for node in self.order:
             self.level[node] = self._level(node)

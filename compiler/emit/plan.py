@@ -208,7 +208,8 @@ def _mark_in_place(
         done -= apart
     for rest in (p for p in phases if isinstance(p, Rest)):
         whole = next(p for p in phases if isinstance(p, Compute) and p.name == rest.of)
-        kept = {o.value for o in rest.phase.outputs}
-        rest.phase.outputs = [o for o in whole.outputs if o.value in kept]
-        rest.phase.in_place |= {o.slot for o in rest.phase.outputs if o.slot}
+        own = {o.value: o for o in whole.outputs}
+        for inner in (part.phase for part in rest.parts):
+            inner.outputs[0] = own[inner.outputs[0].value]
+            inner.in_place |= {o.slot for o in inner.outputs if o.slot}
     return done

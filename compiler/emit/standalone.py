@@ -174,7 +174,8 @@ class _Module:
         if isinstance(phase, Loop):
             return replace(phase, body=[self._phase(p, hosts, slots) for p in phase.body])
         if isinstance(phase, Rest):
-            return replace(phase, phase=self._compute(phase.phase, hosts, slots))
+            own = [replace(p, phase=self._compute(p.phase, hosts, slots)) for p in phase.parts]
+            return replace(phase, parts=own)
         return self._compute(phase, hosts, slots) if isinstance(phase, Compute) else phase
 
     def _domain(self, domain: Cells) -> Cells:

@@ -24,7 +24,7 @@ def reads(phase: Any) -> set[str]:
         inner = {x for p in phase.body for x in reads(p)} | {phase.until}
         return inner | {a for a, _ in phase.carried} | set(phase.outputs)
     if isinstance(phase, Rest):
-        return reads(phase.phase)
+        return {x for part in phase.parts for x in reads(part.phase)}
     return set(phase.inputs)
 
 
@@ -36,7 +36,9 @@ def gives(phase: Any) -> set[str]:
         return {r.value for r in phase.reads}
     if isinstance(phase, Loop):
         return {x for x in phase.results if x}
-    return gives(phase.phase) if isinstance(phase, Rest) else {phase.output}
+    if isinstance(phase, Rest):
+        return {part.phase.outputs[0].value for part in phase.parts}
+    return {phase.output}
 
 
 def touches(read: str, slot: str) -> bool:

@@ -73,6 +73,57 @@ RULES = {
         w <- w - lr * m / t
     veto when not isfinite(n)
 """,
+    "a side of the step that needs no gradient": """rule r(lr = 0.1):
+    state m = zeros(w), k: model = 0
+    g = grad(w)
+    if mod(k, 2) == 1:
+        m <- 0.5 * m + w
+        w <- 0.9 * w - m
+    else:
+        m <- 0.9 * m + g
+        w <- w - lr * m
+    k <- k + 1
+    metric n = norm(g, over = model)
+""",
+    "a choice that is stored, summed and chosen again": """rule r(lr = 0.1):
+    state k: model = 0
+    g = grad(w)
+    a = where(mod(k, 2) == 1, g, w)
+    b = where(mod(k, 3) == 1, a, where(mod(k, 2) == 0, 2 * w, g))
+    n = norm(a, over = model)
+    s = sum(a * b, over = tensor)
+    w <- w - lr * b * s / (1 + n^2) + 0.01 * sin(a)
+    k <- k + 1
+    metric n = n
+    metric most = max(b, over = model)
+    metric some = where(any(b > 0.5, over = model), 1, 0)
+    metric s = sum(s, over = model)
+""",
+    "a choice of matrices, and of all cells in one axis": """rule r(lr = 0.1):
+    state k: model = 0
+    g = grad(w)
+    x = where(mod(k, 2) == 1, g, 0.5 * w)
+    m = matrix(x)
+    y = flip(flat(x), over = all)
+    w <- w - lr * back(transpose(m @ transpose(m)) @ m) - 0.1 * back(y, w)
+    k <- k + 1
+    metric n = norm(g, over = model)
+""",
+    "turns of a loop, some of which need a gradient": """rule r(lr = 0.1, turns = 5):
+    state k: model = 0
+    var a = 0.1 * w, b = zeros(w)
+    repeat turns as i:
+        a <- 0.9 * a
+        if mod(k + i, 2) == 1:
+            b <- b + a
+        else:
+            b <- b + grad(w) / 5
+    w <- w - lr * b
+    w <- w + 0.01 * a
+    k <- k + 1
+    metric a = norm(a, over = model)
+    metric b = norm(b, over = model)
+""",
 }
 
 
