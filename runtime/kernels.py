@@ -118,7 +118,10 @@ class Prepared:
         return all(any(column[k] is None for column in found) for k in gone)
 
     def draws_in_order(self, frame: Frame) -> bool:
-        """Whether the cells lie as they are counted: a kernel draws in the order of memory."""
+        """Whether the cells lie as they are counted: a kernel draws in the order of memory.
+
+        Rounding by chance may: any draw of it is right.
+        """
         tensors = (frame.tensors[i] for i in self.members if self.draws)
         return all(t.is_contiguous() for t in tensors)
 

@@ -264,6 +264,38 @@ def test_rounding_is_the_same_in_c_and_on_the_host(name: str) -> None:
     assert nearest.tolist() == [getattr(scalars, name)(v) for v in x.tolist()]
 
 
+KEPT = """rule kept(lr = 0.0):
+    state m = zeros(w)
+    g = grad(w)
+    w <- w - lr * m
+    m <- g
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("c", marks=needs_c)])
+def test_kernels_count_cells_as_they_lie_when_they_round_by_chance(backend: str) -> None:
+    """Which neighbour a cell of a transposed tensor gets is then another draw, as right a one."""
+    cls = made("store m as bf16(stochastic)", rule=KEPT)
+    gradient = torch.randn(64, 48, generator=torch.Generator().manual_seed(2))
+
+    def rounded(x: Tensor) -> Tensor:
+        p = torch.nn.Parameter(torch.zeros_like(x))
+        p.grad = x
+        optimizer = cls([p], backend=backend)
+        optimizer.step()
+        return optimizer.state[p]["m"]
+
+    found = rounded(gradient.t().contiguous().t())
+    plain, turned = rounded(gradient), rounded(gradient.t().contiguous()).t()
+    assert torch.equal(found, turned if backend == "c" else plain) and not torch.equal(
+        plain, turned
+    )
+    for kept in (found, plain):
+        off = kept.float() - gradient
+        place = 2.0 ** (gradient.abs().log2().floor() - 7)
+        assert bool((off.abs() < place).all()) and float((off / place).mean().abs()) < 0.03
+
+
 def test_codes_are_not_read_as_numbers_nor_numbers_as_codes() -> None:
     plain, coded = (c(parameters()) for c in (made(), made("store exp_avg as int8")))
     for optimizer in (plain, coded):
