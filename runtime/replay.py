@@ -43,22 +43,25 @@ class Replays:
         rows = host.rows(plan.host)
         if rows.index is not prepared.index:
             return False
+        gone: set[int] = set()  # the kernel passes over tensors without a gradient
         for part in prepared.parts:
             part.table.refresh()
-            if part.table.eager or part.absent():
+            if part.table.eager:
                 return False
+            gone.update(part.absent())
         for part in prepared.parts:
             part.scalars(rows)
             part.launch.run(call=call)
             part.table.release()
-        optimizer.go_on(_took(prepared.members, len(layout.params)))
+        took = [i for k, i in enumerate(prepared.members) if k not in gone]
+        optimizer.go_on(_took(took, len(layout.params)))
         optimizer.metrics, optimizer._added = {}, None
         return True
 
 
-def _took(members: list[int], count: int) -> list[bool] | None:
-    """Which tensors a domain holds; None where it holds all."""
-    if len(members) == count:
+def _took(places: list[int], count: int) -> list[bool] | None:
+    """Which tensors were written; None where all were."""
+    if len(places) == count:
         return None
-    held = set(members)
-    return [i in held for i in range(count)]
+    written = set(places)
+    return [i in written for i in range(count)]
