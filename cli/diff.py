@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,8 +49,9 @@ class Side:
 
     @property
     def cost(self) -> dict[str, str]:
-
-        return dict(rows_of(self.graph, {}))
+        """The cost sheet, without the lines of the text that it names."""
+        place = re.compile(r" \([^()]*:\d+\)$")
+        return {what: place.sub("", found) for what, found in rows_of(self.graph, {})}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -100,7 +100,7 @@ def call_named(ctx: Context, scope: Scope, expr: s.Call) -> Any:
     # a primitive named like a builtin (`sign`) uses the builtin in its own body
     own = None if scope.in_primitive else ctx.local.get(name)
     declaration = own or (None if name in BUILTINS else find_function(ctx, name))
-    if declaration is None:
+    if declaration is None or isinstance(declaration.tree, s.Bundle):
         return None
     given = arguments(ctx, scope, expr)
     return call(ctx, scope, declaration, given, expr.span)
@@ -272,6 +272,13 @@ def _supply(
             inner.names[item.name] = current(ctx, scope, "d", span)
 
 
+BRINGS = {
+    "examples": "`batch = each(batch)` above it: one for each example",
+    "micro": "`batch = split(batch, 4)` above it: one for each part",
+}
+"""How the input of a primitive gets an axis."""
+
+
 def _check_input(
     ctx: Context, inner: Scope, item: s.Input, declaration: Declaration, span: Span
 ) -> None:
@@ -287,7 +294,7 @@ def _check_input(
             f"`{declaration.name}` needs `{item.name}` with the axes [{axes}], and it has the "
             f"type {node.type}",
             span,
-            "declare what the loop supplies, for example `loss parts: model[losses]`",
+            BRINGS.get(axes, "declare what the loop supplies, such as `loss parts: model[losses]`"),
         )
     for axis, wanted in zip(node.type.axes, item.type.axes, strict=True):
         if axis.name != wanted.name:

@@ -265,13 +265,10 @@ def _of_a_turn(ctx: Context) -> None:
     ends += [("a metric", n) for n in graph.metrics.values()]
     ends += [("`eval`", n) for n in graph.evals.values()]
     for what, end in ends:
-        inside = next((n for n in postorder([end]) if n.op == "parameter"), None)
-        if inside is not None:
+        if any(n.op == "parameter" for n in postorder([end])):
             wrong = f"{what} is of the whole step, and this is of one turn of a loop"
             help = "write it to a `var` in the loop, and read that behind the loop"
-            own = end.span.source == ctx.source
-            place = (end.span, None) if own else (inside.span, end.span)
-            found = Diagnostic("E318", wrong, place[0], help, place[1])
+            found = Diagnostic("E318", wrong, end.span, help)
             ctx.diagnostics += [found] if found not in ctx.diagnostics else []
 
 

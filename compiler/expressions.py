@@ -219,7 +219,9 @@ def _call(ctx: Context, scope: Scope, expr: s.Call) -> Any:
         function = evaluate(ctx, scope, expr.function)
         if isinstance(function, SlotRef | Node | tuple | AxisName | Members | str):
             name = getattr(expr.function, "id", "this")
-            ctx.error("E203", f"`{name}` is no function", expr.function.span)
+            members = list(function.values) if isinstance(function, Members) else []
+            help = f"call a member of it: `{name}.{members[0]}(..)`" if members else ""
+            ctx.error("E203", f"`{name}` is no function", expr.function.span, help)
         return function.apply(arguments(ctx, scope, expr), expr.span)
 
 

@@ -25,7 +25,7 @@ and `evals`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .ops import OPS
@@ -176,6 +176,8 @@ class Graph:
     unread: tuple[str, ...] = ()
     """States that nothing reads, which are therefore gone."""
     nodes: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
+    caller: Span | None = field(default=None, repr=False)
+    """The rule's own line, while what it calls in a library is read."""
 
     @property
     def snapshots(self) -> int | None:
@@ -202,6 +204,8 @@ class Graph:
                 known = max((i.known for i in inputs), default=BUILD)
                 if KIND[op] not in ("map", "leaf") and known == HOST or KIND[op] in _DEVICE_KINDS:
                     known = DEVICE
+            if self.caller is not None and span.source not in (NOWHERE.source, self.caller.source):
+                span = replace(span, caller=self.caller)
             node = Node(len(self.nodes), op, inputs, items, type, known, span)
             self.nodes[key] = node
         return node

@@ -185,13 +185,13 @@ class _Reader:
             bar = bar_to_backward(self.graph)
             if bar is not None:
                 help = f"line {line.span.row} asks for `in_backward`; {bar.help}".rstrip("; ")
-                self.error("E402", bar.message, bar.span, help)
+                self.wrong.append(replace(bar, help=help))
         elif name == "captured" and not words and not numbers:
             self.captured = True
             bar = bar_to_capture(self.graph)
             if bar is not None:
                 help = f"line {line.span.row} asks for `captured`"
-                self.error("E402", bar.message, bar.span, help)
+                self.wrong.append(replace(bar, help=help))
         elif name == "backend" and len(words) == 1:
             if words[0] not in BACKENDS:
                 help = nearest(words[0], BACKENDS)

@@ -194,7 +194,6 @@ class Context:
     counted: dict[str, Node] = field(default_factory=dict)
     externs: dict[str, Function] = field(default_factory=dict)
     source: Source | None = None
-    called: list[Span] = field(default_factory=list)
 
     def error(self, code: str, message: str, span: Span, help: str = "") -> NoReturn:
         """Record what is wrong and give up on this statement."""
@@ -205,10 +204,9 @@ class Context:
 
     def _seen_from_the_rule(self, found: Diagnostic) -> Diagnostic:
         """What is wrong inside a library points to the rule's line that called it."""
-        own = [span for span in self.called if span.source == self.source]
-        if found.span.source == self.source or not own:
+        if found.span.source == self.source or self.graph.caller is None:
             return found
-        return replace(found, span=own[-1], met=found.span)
+        return replace(found, span=self.graph.caller, met=found.span)
 
     def unknown(self, what: str, name: str, known: Any, span: Span, code: str = "E201") -> NoReturn:
         self.error(code, f"unknown {what} `{name}`", span, nearest(name, known))
@@ -227,11 +225,13 @@ class Context:
     @contextmanager
     def calling(self, span: Span) -> Iterator[None]:
         """While the body of what is called at `span` is read."""
-        self.called.append(span)
+        before = self.graph.caller
+        if span.source == self.source:
+            self.graph.caller = span
         try:
             yield
         finally:
-            self.called.pop()
+            self.graph.caller = before
 
     # Nodes --------------------------------------------------------------------------------
 
@@ -374,13 +374,14 @@ def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
     """The value as a node of the graph, or an error that says what it is instead."""
     if isinstance(value, SlotRef):
         return ctx.flow[value.key]
-    if isinstance(value, Node):
+    if isinstance(value, Node) and (what == "this" or value.type.kind == "array"):
         return value
     if value is POISON:
         raise Stop
     if isinstance(value, bool | int | float):
         return ctx.graph.const(value, span)
     names = {
+        Node: "a batch: a loss takes it, `loss(w, on = batch)`",
         Function: "a function: call it",
         tuple: "a tuple: index it, like `betas[0]`",
         AxisName: "the name of an axis",

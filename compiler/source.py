@@ -22,13 +22,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a source: rows and columns count from 1, the end column is exclusive."""
+    """A stretch of a source: rows and columns count from 1, the end column is exclusive.
+
+    `caller` is the rule's own line that led here, if this is a library's.
+    """
 
     source: Source = field(repr=False)
     row: int
     column: int
     end_row: int
     end_column: int
+    caller: Span | None = field(default=None, repr=False, compare=False)
 
     def until(self, other: Span) -> Span:
         """The stretch from the start of this span to the end of the other."""
@@ -52,6 +56,11 @@ class Diagnostic:
     help: str = ""
     met: Span | None = None
     """Where in a library it was met, if `span` is the call that led there."""
+
+    def __post_init__(self) -> None:
+        if self.met is None and self.span.caller is not None:
+            object.__setattr__(self, "met", self.span)
+            object.__setattr__(self, "span", self.span.caller)
 
     def __str__(self) -> str:
         span = self.span

@@ -8,8 +8,15 @@ from typing import Any
 from ..ir import Node
 from ..scope import AxisName, Context, Function, Scope, as_node, constant
 from ..source import Span
-from ..types import DATA, Axis, union
+from ..types import DATA, DEVICE, Axis, union
 from .declare import builtin
+
+
+def _known(ctx: Context, name: str, value: Node, span: Span) -> None:
+    """Data is taken by the host, before the device computes anything of the step."""
+    if value.type.kind == "array" and value.known == DEVICE:
+        wrong = f"the host must know how much `{name}` takes, and this comes of the step itself"
+        ctx.error("E314", wrong, span, "a constant, an option, or what clocks and inputs say")
 
 
 def _data(name: str, parameters: str, axis: str = "") -> None:
@@ -22,6 +29,7 @@ def _data(name: str, parameters: str, axis: str = "") -> None:
                 texts[key] = value.axis.name if isinstance(value, AxisName) else str(value)
             else:
                 nodes.append(as_node(ctx, value, span))
+                _known(ctx, name, nodes[-1], span)
         size = constant(nodes[1]) if name == "split" and len(nodes) > 1 else None
         axes = nodes[0].type.axes if nodes and nodes[0].type.kind == "data" else ()
         if axis:

@@ -9,7 +9,7 @@ from typing import Any
 from ..ir import Node
 from ..scope import Context, Function, Scope, as_node, constant
 from ..source import Span
-from ..types import Axis
+from ..types import COARSE, Axis
 from .constants import axis_of
 from .declare import builtin
 from .reductions import reduce
@@ -103,6 +103,8 @@ def top(
     if n is not None and not (0 <= n <= 1 if k is None else 1 <= n < math.inf):
         wanted = "a fraction from 0 to 1" if k is None else "how many cells, 1 at least"
         ctx.error("E309", f"`top` takes {wanted}, not {n}", span)
+    if value.type.reach in COARSE and not value.type.axes:
+        ctx.error("E308", "`top` takes the largest cells of tensors, and this is a number", span)
     whole = _reach(ctx, over, span) == "model" and value.type.reach == "element"
     if not whole and _reach(ctx, over, span) not in ("tensor", "all"):
         ctx.error("E308", "`top` goes over the model or each tensor", span)

@@ -69,12 +69,15 @@ class Oracles(Autograd):
         return value
 
 
-def graph(body: str) -> Graph:
-    """The rule of these lines, with a rate and a count as options."""
+def written(body: str) -> str:
+    """A rule of these lines, with a rate and a count as options."""
     lines = "\n".join("    " + x.removeprefix("        ") for x in body.strip("\n").split("\n"))
-    return driver.graph(
-        Source("odd.opt", f"rule r(lr = 0.1, turns: count = 4):\n{lines}\n"), library()
-    )
+    return f"rule r(lr = 0.1, turns: count = 4):\n{lines}\n"
+
+
+def graph(body: str) -> Graph:
+    """The rule of these lines."""
+    return driver.graph(Source("odd.opt", written(body)), library())
 
 
 def interpreted(graph: Graph) -> Found:

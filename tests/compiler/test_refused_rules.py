@@ -9,6 +9,23 @@ from optc.compiler.source import CompileError
 from .rich import graph
 
 REFUSED = {
+    "a bundle that is called": (
+        "w <- w - lr * euclidean(w)",
+        "help: call a member of it: `euclidean.gradient(..)`",
+    ),
+    "a batch where a number is needed": (
+        "repeat batch:\n    step lr",
+        "a count must be a value, and it is a batch",
+    ),
+    "a batch that decides": ("veto when batch\nstep lr", "must be a value, and it is a batch"),
+    "data of a size that only the device knows": (
+        "w <- w - lr * grad(w, on = draw(val, norm(w, over = model)))",
+        "the host must know how much `draw` takes",
+    ),
+    "the largest cells of a number": (
+        "w <- w - lr * top(lr, over = tensor, k = 1)",
+        "`top` takes the largest cells of tensors, and this is a number",
+    ),
     "an axis that nothing has": (
         "w <- w - lr * size(probes) * grad(w)",
         "nothing says how many places the axis `probes` has",
@@ -61,7 +78,7 @@ REFUSED = {
     ),
     "a monitor of a turn": (
         "repeat turns:\n    monitor gradient_norm() as size\n    step lr",
-        "odd.opt:2:5: error[E318]: a metric is of the whole step",
+        "odd.opt:3:9: error[E318]: a metric is of the whole step",
     ),
     "a veto of a turn": (
         "repeat turns:\n    veto when norm(w, over = model) > 1\n    w <- w - lr * w",
