@@ -317,9 +317,12 @@ def _eval_slots(ctx: Context) -> None:
     for target, held in graph.evals.items():
         kept = [s for s, n in graph.writes.items() if n is held and graph.slots[s].kind == "state"]
         if not kept:
-            path = "eval" if len(ctx.targets) == 1 else f"eval.{target}"
+            whole = target
+            while whole in ctx.routed:
+                whole = ctx.routed[whole]
+            path = ctx.fresh_path("eval" if len(ctx.targets) == 1 else f"eval.{whole}")
             init = held
             if held.op != "read":
-                init = graph.add("read", type=held.type, known=2, slot=target)
+                init = ctx.restrict(ctx.flow_of(whole), held.type.domain)
             graph.slots[path] = Slot(path, "state", held.type, init, held.span)
             graph.writes[path] = held

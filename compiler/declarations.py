@@ -23,6 +23,8 @@ def type_of(ctx: Context, scope: Scope, expr: s.TypeExpr) -> Type:
     for a in expr.axes:
         known = ctx.axes.get(a.name)
         size: Any = known.size if known else None
+        if a.name == "all":
+            size = ctx.everything(ctx.domain(scope)).size
         if a.size is not None:
             size = places(ctx, scope, a.size)
         axis = Axis(a.name, size, a.primes)

@@ -134,6 +134,8 @@ def by_name(ctx: Context, scope: Scope, expr: s.Expr) -> Any:
         ctx.axes[axis.name] = axis
         return AxisName(axis)
     if isinstance(expr, s.Name) and scope.find(expr.id) is None:
+        if expr.id == "all":
+            return AxisName(ctx.everything(ctx.domain(scope)))
         return AxisName(find_axis(ctx, scope, expr.id) or ctx.axes.get(expr.id) or Axis(expr.id))
     return evaluate(ctx, scope, expr)
 

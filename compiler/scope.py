@@ -15,7 +15,7 @@ from .ops import OPS
 from .primitive import Declaration, Registry
 from .scalars import HOST
 from .source import Diagnostic, Source, Span, nearest
-from .types import COARSE, Axis, Type, TypeClash, coarser_or_equal, meet
+from .types import COARSE, MODEL, Axis, Type, TypeClash, coarser_or_equal, meet
 
 
 class Stop(Exception):
@@ -331,6 +331,11 @@ class Context:
     def domain(self, scope: Scope) -> str:
         """The cells that a block works on: its target's, or those of the one target there is."""
         return self.flow[scope.target].type.domain if scope.target in self.flow else "w"
+
+    def everything(self, domain: str) -> Axis:
+        """The axis of all cells of a domain; the host knows how many they are."""
+        many = self.graph.add("meta", type=MODEL, known=1, what="total", cells=domain)
+        return Axis("all", many)
 
     def flow_of(self, path: str) -> Node:
         """A slot as it is when the step begins."""

@@ -57,9 +57,9 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
     """
     _same_form(program, state)
     found = {key for entries in state.values() for key in entries}
-    rests = {rest_of(s) for s, x in program.slots.items() if x.format.rounding == "kahan"}
+    rests = {rest_of(s) for s in program.slots}
     own = {s for s, spec in program.slots.items() if spec.kind == "state"} - rests
-    missing, foreign = own - found, found - own - {"step"}
+    missing, foreign = own - found, found - own - rests - {"step"}
     if not missing or not foreign:
         return state
     ends = by_end(missing)

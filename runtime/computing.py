@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -65,9 +66,11 @@ def rest(phase: Rest, frame: Frame) -> None:
     for part in phase.parts:
         inner = part.phase
         columns, members = columns_of(inner, frame), frame.members[inner.space]
-        rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]  # draws in this order
-        for k in (k for k in missed if not any(x is None for x in rows[k])):
-            (value,), *taken = together(inner, inner.forward(rows[k]), [rows[k]])
+        for k in missed:
+            row = [c(k, members[k]) for c in columns]
+            if any(x is None for x in row):
+                continue
+            (value,), *taken = together(inner, inner.forward(row), [row])
             if all(bool(c) is truth for (c,), truth in zip(taken, part.truth, strict=True)):
                 found.append((inner, k, value))
     for inner, k, value in found:
@@ -115,14 +118,21 @@ def _count(frame: Frame, members: list[int], k: int, output: Output, value: Any)
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:
     """For each input a function (place in the domain, tensor) -> its value; `ready` finishes it."""
     return [
-        _draw(frame, p, phase.space) if p.how == "draw" else _PORT[p.how](frame, p)
+        _ORDERED[p.how](frame, p, phase.space) if p.how in _ORDERED else _PORT[p.how](frame, p)
         for p in phase.inputs
     ]
 
 
 def _cell(frame: Frame, port: Any) -> Any:
+    """Cells in the type of computing: what is kept in fewer bits is not computed in them."""
     column = frame.get(port.source)
-    return lambda k, i: column[k]
+
+    def cells_of(k: int, i: int) -> Any:
+        x, dtype = column[k], working_type(frame.tensors[i])
+        fewer = isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < dtype.itemsize
+        return x.to(dtype) if fewer else x
+
+    return cells_of
 
 
 def _tensor(frame: Frame, port: Any) -> Any:
@@ -159,16 +169,13 @@ def _like(frame: Frame, port: Any) -> Any:
     return lambda k, i: frame.tensors[i]
 
 
-def _slice(frame: Frame, port: Any) -> Any:
+def _slice(frame: Frame, port: Any, space: str) -> Any:
     value = frame.get(port.source)
-    offsets: list[int] = [0]
+    counts = [frame.tensors[i].numel() for i in frame.members[space]]
+    starts = list(accumulate(counts, initial=0))
 
     def part(k: int, i: int) -> Tensor:
-        if k == 0:
-            offsets[0] = 0
-        start, n = offsets[0], frame.tensors[i].numel()
-        offsets[0] = start + n
-        return value[..., start : start + n].to(working_type(frame.tensors[i]))
+        return value[..., starts[k] : starts[k + 1]].to(working_type(frame.tensors[i]))
 
     return part
 
@@ -176,13 +183,11 @@ def _slice(frame: Frame, port: Any) -> Any:
 def _draw(frame: Frame, port: Any, space: str) -> Any:
     """Random numbers for each tensor: a cell's number depends on its place in the domain alone."""
     how, stream = port.source.split(":")
-    offsets: dict[int, int] = {0: frame.before.get(space, 0)}
+    places = [frame.place(i) for i in frame.members[space]]
+    before = list(accumulate((n for _, n in places), initial=frame.before.get(space, 0)))
 
     def numbers(k: int, i: int) -> Tensor:
-        t = frame.tensors[i]
-        first, whole = frame.place(i)
-        start = offsets[k] + first
-        offsets[k + 1] = offsets[k] + whole
+        t, start = frame.tensors[i], before[k] + places[k][0]
         drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
         return drawn.reshape(t.shape).to(t.device, working_type(t), non_blocking=True)
 
@@ -202,8 +207,9 @@ _PORT = {
     "model": _whole,
     "host": _host,
     "like": _like,
-    "slice": _slice,
 }
+_ORDERED = {"draw": _draw, "slice": _slice}
+"""What a tensor has of it depends on those before it in the domain."""
 
 
 def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:

@@ -12,9 +12,9 @@ from .state import to_local
 @torch.no_grad()
 def swap(optimizer: Any, to_eval: bool) -> None:
     """Put the point of evaluation into the parameters and keep the held one, or put that back."""
-    layout = optimizer._arrange()
-    for target, slot in optimizer.program.evals.items():
-        for i in layout.members[target]:
+    layout, program = optimizer._arrange(), optimizer.program
+    for slot in program.evals.values():
+        for i in layout.members[program.slots[slot].domain]:
             p = layout.params[i]
             state = optimizer.state[p]
             if to_eval and "held" not in state and slot in state:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .gradients import Gradients
 from .layout import Layout
@@ -24,6 +25,13 @@ TWICE = (
     "in_backward each backward pass is a step, so gradients are not accumulated"
 )
 
+
+SHARED = (
+    "two optimizers update {0} within backward, and the gradient is gone after the first: let go "
+    "of the one that is no longer used (`del optimizer`), or give each its own parameters"
+)
+WATCHING = WeakIdKeyDictionary()
+"""The optimizers that watch a parameter."""
 
 MEGABYTE = 2**20
 
@@ -55,6 +63,7 @@ class InBackward:
             if p.requires_grad and id(p) not in self.watched:
                 hook = p.register_post_accumulate_grad_hook(self.arrive)
                 self.watched[id(p)] = hook
+                WATCHING.setdefault(p, []).append(self.optimizer)
 
     def forget(self) -> None:
         """State was loaded or moved: find it again."""
@@ -69,10 +78,13 @@ class InBackward:
         if not self.done or self.whole is None:
             self._arrange(optimizer)
         bucket = self.buckets[id(p)]
-        if id(p) in self.done:
+        twice = id(p) in self.done
+        if twice or len({id(o) for one in WATCHING.get(p, ()) if (o := one()) is not None}) > 1:
             p.grad = None
             at = next(k for k, q in enumerate(bucket.layout.params) if q is p)
-            raise RuntimeError(TWICE.format(bucket.layout.names[at] or "a parameter"))
+            raise RuntimeError(
+                (TWICE if twice else SHARED).format(bucket.layout.names[at] or "a parameter")
+            )
         self.done.add(id(p))
         bucket.arrived.add(id(p))
         if len(bucket.arrived) == bucket.whole:

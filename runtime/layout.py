@@ -38,7 +38,6 @@ class Layout:
         self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]
         _refuse_twice(self.params, self.names)
         self.places = list(range(len(self.params)))
-        self.total = sum(p.numel() for p, live in zip(self.params, self.live, strict=True) if live)
         self.members: dict[str, list[int]] = {}
         for name, domain in program.domains.items():
             everyone = [i for i, live in enumerate(self.live) if live]
@@ -84,6 +83,11 @@ class Layout:
     def cells(self, i: int) -> int:
         """How many cells the whole of a tensor has."""
         return self.shards.place(i)[1] if self.shards else self.params[i].numel()
+
+    def total(self, domain: str) -> int:
+        """How many cells a domain has; a complex number is two."""
+        held = (self.params[i] for i in self.members[domain])
+        return sum(p.numel() * (1 + p.is_complex()) for p in held)
 
     def _facts(self, i: int, groups: Sequence[dict[str, Any]]) -> Any:
         return lambda leaf: fact(leaf, self, i, groups[self.groups[i]])
@@ -157,8 +161,6 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
     rows = shape[0] if len(shape) else 1
     if what == "place":
         return float(layout.places[i])
-    if what == "total":
-        return float(layout.total)
     if what == "shape":
         return float(shape[place]) if place < len(shape) else 1.0
     return float(
@@ -226,7 +228,7 @@ class HostRows:
         layout, t = self.layout, self.t
         if not host.names:
             return Rows([()], layout.index("none", lambda: [0] * len(layout.params)))
-        facts = [v for _, v in host.leaves if v[0] == "meta"]
+        facts = [v for _, v in host.leaves if v[0] == "meta" and v[1] != "total"]
         if isinstance(t, int) and not facts:
             index = layout.index("groups", lambda: list(layout.groups))
             return Rows(self.group_rows(host), index)
@@ -268,6 +270,8 @@ class HostRows:
             return self._clock(leaf, i)
         if kind == "input":
             return self._input(leaf[1])
+        if leaf[1] == "total":
+            return float(self.layout.total(leaf[2]))
         return fact(leaf, self.layout, i, self.groups[g]) if i is not None else 0.0
 
     def _clock(self, leaf: Any, i: int | None) -> Any:

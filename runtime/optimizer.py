@@ -105,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
         state = super().__getstate__()
-        hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "workers"}
+        hidden = {"_layout", "_slots", "_plans", "_kernels", "_bound", "_binding", "workers"}
         hidden |= {"captures", "replays", "_backward", "_withheld", "_open"}
         hidden.add("step")  # a scheduler puts one there that steps this optimizer
         own = {k: v for k, v in self.__dict__.items() if k not in hidden}
@@ -118,7 +118,7 @@ class Optimizer(torch.optim.Optimizer):
         return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._bound, self.workers = None, getattr(self, "workers", None)
+        self._bound, self._binding, self.workers = None, {}, getattr(self, "workers", None)
         self.in_backward = state.get("in_backward", self.__dict__.get("in_backward", False))
         self._fresh()
         super().__setstate__(state)
@@ -330,17 +330,21 @@ class Optimizer(torch.optim.Optimizer):
             before=layout.before,
             withheld=withheld,
         )
-        slots.begin(frame, start, host)
         recording = capturing(frame.device)
         within = self.in_backward and "it runs within backward"
         if recording and (why := obstacle(plan, withheld) or within):
             raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
-        outcome = execute.step(
-            plan,
-            frame,
-            self._snapshots,
-            lambda: (slots.clock.clone(), slots.uniform, int(first["steps"])),
-        )
+        try:
+            slots.begin(frame, start, host)
+            outcome = execute.step(
+                plan,
+                frame,
+                self._snapshots,
+                lambda: (slots.clock.clone(), slots.uniform, int(first["steps"])),
+            )
+        except BaseException:
+            slots.forget(frozenset())  # a closure raised, say: the step was not
+            raise
         self.metrics = frame.reported
         asked = withheld is not None and withheld.asked
         if withheld is not None and asked:

@@ -49,7 +49,7 @@ def flat(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
     here = ctx.domain(scope)
     if value.type.domain in ctx.above(here):
         value = ctx.restrict(value, here)
-    type = Type("model", (*value.type.axes, Axis("all")))
+    type = Type("model", (*value.type.axes, ctx.everything(value.type.domain)))
     return ctx.graph.add("flat", value, type=type, span=span)
 
 

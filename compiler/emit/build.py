@@ -193,9 +193,6 @@ class Builder:
             return self._holder(
                 ("host", axis.size), _friendly(axis.size), str(self.low.host(axis.size)), "host"
             )
-        if axis.name == "all":
-            total = self.low.total()
-            return self._holder(("host", total), "total", str(self.low.host(total)), "host")
         if axis.side:
             return self.graph.call_function(cells.SIDES[axis.side], (self._like(),))
         if self.low.supplied(axis):
@@ -222,6 +219,7 @@ def _friendly(node: Node) -> str:
             node["name"] + (f"_{node['place']}" if node.get("place", -1) >= 0 else "")
         ),
         "clock": lambda: node["which"],
+        "meta": lambda: node["what"],
         "input": lambda: node["name"],
     }.get(node.op, lambda: f"{node.op}_{node.number}")()
     name = re.sub(r"\W", "_", raw)

@@ -65,4 +65,5 @@ def leaf(node: Node) -> tuple[Any, ...]:
         return ("clock", node["which"], node.get("stream", 0), node.get("scope", ""))
     if node.op == "input":
         return ("input", node["name"])
-    return ("meta", node["what"], node.get("patterns", ()), node.get("place", 0))
+    more = node["cells"] if node["what"] == "total" else node.get("patterns", ())
+    return ("meta", node["what"], more, node.get("place", 0))

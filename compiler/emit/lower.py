@@ -10,7 +10,7 @@ from typing import Any
 from .. import cells, matrices
 from ..ir import Graph, Node, Region, captured
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Rest, Route
-from ..types import FINE, HOST, Axis, Type
+from ..types import FINE, HOST, Axis
 from .build import Builder
 from .placement import PhaseKey, Placement, source_of
 from .presence import NOTHING, Needs, of_loop, parts
@@ -129,18 +129,12 @@ class Lowering(Placement):
 
     def _size(self, axis: Axis) -> Any:
         """A constant size, or the place of the host's scalar that says it."""
-        if isinstance(axis.size, Node):
-            return ("host", self.host(axis.size))
-        return ("host", self.host(self.total())) if axis.name == "all" else axis.size
+        return ("host", self.host(axis.size)) if isinstance(axis.size, Node) else axis.size
 
     def _source(self, axis: Axis) -> Any:
         """An input of the loop that says how many places an axis has, by its present name."""
         source = self.axes.get(axis.name, "")
         return ("places", source) if source.startswith("input:") else None
-
-    def total(self) -> Node:
-        """How many cells the model has: the places of the axis `all`."""
-        return self.graph.add("meta", type=Type("group"), known=HOST, what="total")
 
     def host(self, n: Node) -> int:
         """The place of a host scalar in the row."""

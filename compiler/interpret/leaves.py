@@ -62,6 +62,8 @@ def clock(values: Values, node: Node) -> Cells:
 
 def meta(values: Values, node: Node) -> Cells:
     state = values.state
+    if node["what"] == "total":
+        return _tensor(sum(state.shapes[i].numel() for i in state.members[node["cells"]]), node)
     return [_tensor(state.meta(node, i), node) for i in state.members[node.type.domain]]
 
 

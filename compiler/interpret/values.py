@@ -111,8 +111,6 @@ class Values:
         if isinstance(axis.size, Node):
             value = self.value(axis.size)
             return whole(float(value), "size of an axis")
-        if axis.name == "all":
-            return sum(shape.numel() for shape in self.state.shapes)
         for node, value in self.memo.items():
             for at, a in enumerate(node.type.axes):
                 first = value[0] if isinstance(value, list) and value else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -207,3 +208,118 @@ def test_a_scaler_takes_back_a_step_that_reports_and_always_writes(backend: str)
     assert float(opt.metrics["c"]) == 3 and opt.param_groups[0]["steps"] == 2
     assert torch.allclose(opt.state[p]["m"], torch.full((3,), 1.9))
     assert torch.allclose(p, torch.full((3,), 1 - 0.1 - 0.19))
+
+
+def holed(shape: tuple[int, ...] = (4, 3)) -> torch.nn.Parameter:
+    """A parameter whose cells do not fill their memory: no kernel takes it."""
+    return torch.nn.Parameter(torch.ones(*shape, 2, dtype=torch.float64)[..., 0])
+
+
+@pytest.mark.parametrize("line", ["normal(w)", "back(flat(grad(w)) / norm(grad(w), over = model))"])
+def test_a_tensor_that_a_kernel_leaves_out_has_the_cells_of_its_place(line: str) -> None:
+    rule = optc.loads(f"rule r(lr = 0.1):\n    w <- w - lr * {line}\n")
+    found = []
+    for backend in BACKENDS:
+        params = [torch.nn.Parameter(torch.ones(5, dtype=torch.float64)), holed(), holed((2,))]
+        found.append(run(rule(params, backend=backend), 2))
+    for one in found:
+        assert all(map(torch.allclose, one, found[0]))
+
+
+@pytest.mark.parametrize("within", ["a part", "the whole"])
+def test_all_cells_are_those_of_the_part_and_a_complex_one_is_two(within: str) -> None:
+    newton = "H = eye(all) + flat(grad(w)) * prime(flat(grad(w)))\n"
+    newton += "{0}metric n = size(all)\n{0}w <- w - lr * back(solve(H, flat(grad(w))))\n"
+    if within == "a part":
+        text = "    for params where ndim == 1:\n        " + newton.format(8 * " ")
+        text += "    for other params:\n        step lr\n"
+    else:
+        text = "    " + newton.format(4 * " ")
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.complex128))
+    q = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    params = [q, p] if within == "a part" else [p]
+    opt = optc.loads("rule r(lr = 0.1):\n" + text)(params)
+    p.grad, q.grad = torch.full_like(p, 1 + 2j), torch.ones_like(q)
+    opt.step()
+    assert float(opt.metrics["n"]) == 6
+    assert torch.allclose(p, 1 - 0.1 * (1 + 2j) / (1 + 15) * torch.ones_like(p))
+
+
+def test_each_part_has_a_point_of_evaluation_of_its_own() -> None:
+    text = """rule r(lr = 0.1):
+    for params where ndim == 2:
+        state x = w
+        step lr
+        x <- 0.5 * x + 0.5 * w
+        eval x
+    for other params:
+        step lr
+        eval 3 * w
+"""
+    p, q = (torch.nn.Parameter(torch.ones(s, dtype=torch.float64)) for s in ((2, 2), (3,)))
+    opt = optc.loads(text)([p, q])
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    for at_eval, held in ((0.95, 0.9), (0.875, 0.8)):
+        opt.step()
+        opt.eval()
+        assert torch.allclose(p, torch.full_like(p, at_eval))
+        assert torch.allclose(q, torch.full_like(q, 3 * held))
+        opt.train()
+        assert torch.allclose(p, torch.full_like(p, held))
+        assert torch.allclose(q, torch.full_like(q, held))
+
+
+def test_what_began_in_a_step_that_raised_begins_again() -> None:
+    text = """rule r(lr = 0.1):
+    state first = grad(w)
+    g = grad(w + 0.1 * grad(w))
+    w <- w - lr * (g + first)
+"""
+    p, asked = torch.nn.Parameter(torch.ones(3)), [0]
+    opt = optc.loads(text)([p])
+
+    def closure() -> torch.Tensor:
+        p.grad = torch.full_like(p, 5.0 if asked[0] < 2 else 1.0)
+        asked[0] += 1
+        if asked[0] == 2:
+            raise KeyboardInterrupt
+        return p.sum()
+
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(closure)
+    assert "first" not in opt.state[p]
+    opt.step(closure)
+    assert torch.equal(opt.state[p]["first"], torch.ones(3))
+    assert torch.allclose(p, torch.full((3,), 0.8))
+
+
+@pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
+def test_a_copy_of_a_bound_optimizer_leaves_the_loop_behind(copied: str) -> None:
+    params = parameters()
+    opt = optc.loads("rule r(lr = 0.1):\n    w <- w - lr * hvp(loss, w, w)\n")(params)
+    opt.bind(objective=lambda: objective(params))
+    opt.step()
+    twin = copy.deepcopy(opt) if copied == "deepcopy" else pickle.loads(pickle.dumps(opt))
+    with pytest.raises(RuntimeError, match=r"optimizer\.bind"):
+        twin.step()
+
+
+def test_a_checkpoint_in_which_a_part_has_not_begun_is_loaded() -> None:
+    text = """rule r(lr = 0.1):
+    for params where ndim == 2:
+        smooth momentum(0.9) as m
+        step lr
+    for other params:
+        precondition adam() as a
+        step lr
+schedule r:
+    store m.momentum_buffer as bf16(kahan)
+"""
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((2, 2), (3,))]
+    opt = optc.loads(text)(params)
+    params[0].grad = torch.ones_like(params[0])
+    opt.step()
+    fresh = optc.loads(text)(params)
+    fresh.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for key, value in opt.state[params[0]].items():
+        assert torch.equal(value, fresh.state[params[0]][key])

@@ -303,3 +303,18 @@ def test_codes_are_not_read_as_numbers_nor_numbers_as_codes() -> None:
     for one, other in ((plain, coded), (coded, plain)):
         with pytest.raises(ValueError, match=r"`adam.exp_avg` was saved as .* load the rule with"):
             one.load_state_dict(copy.deepcopy(other.state_dict()))
+
+
+@pytest.mark.parametrize("format", ["bf16", "f16", "f32", "int8(block = 16)"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("c", marks=needs_c)])
+def test_what_is_kept_in_fewer_bits_is_not_computed_in_them(format: str, backend: str) -> None:
+    """torch gives a product with a number the type of what is kept."""
+    types = {"bf16": torch.bfloat16, "f16": torch.float16}
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    rule = KEPT.replace("lr * m", "m * 0.1")
+    optimizer = made(f"store m as {format}", rule=rule)([p], backend=backend)
+    for _ in range(2):
+        p.grad = torch.full_like(p, 0.3)
+        optimizer.step()
+    kept = p.grad.to(types.get(format, torch.float32)).double()
+    assert torch.allclose(p, 1 - kept * 0.1, rtol=1e-15, atol=0)

@@ -227,3 +227,20 @@ def test_a_standalone_module_runs_by_its_schedule(tmp_path: Path) -> None:
     assert optimizer.in_backward
     found = trained(one, optimizer)
     assert all(map(torch.equal, found, trained(two, optc.loads(text)(two.parameters()))))
+
+
+def test_two_optimizers_of_one_tensor_are_refused() -> None:
+    """The first would use up the gradient, and the second one see none."""
+    rule = optc.loads(RULES["scheduled"])
+    net = torch.nn.Linear(2, 1)
+    first = rule(net.parameters())
+    net(torch.ones(2)).backward()
+    first.step()
+    second = rule(net.parameters())
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(RuntimeError, match="two optimizers update a parameter within backward"):
+        net(torch.ones(2)).backward()
+    del first
+    net(torch.ones(2)).backward()
+    second.step()
+    assert {float(s["step"]) for s in second.state.values()} == {2.0}
