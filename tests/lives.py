@@ -22,7 +22,6 @@ from torch import Tensor, nn
 import optc
 from optc.cli.contract import probed, runnable
 from optc.compiler import syntax as s
-from optc.compiler.analysis import loop_level
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.passes.guard import guard
 from optc.compiler.probe import probe
