@@ -2,7 +2,7 @@
 
 A life says which tensors there are, in which groups, and for each step which of them are absent,
 frozen or not finite, what the loop asks, and how options move. `Run` lives it with one printer;
-what interrupts a run (it is saved, copied, moved) is no part of the life, as it must change nothing.
+what interrupts a run (it is saved, copied, moved) is no part of the life: it must change nothing.
 """
 
 from __future__ import annotations
