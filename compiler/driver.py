@@ -102,6 +102,7 @@ def program(graph: Graph, source: Source | None = None, schedule: Schedule = DEF
         rebuild=recompile,
         bounds={o.name: o.bound for o in graph.options.values()},
         workers=graph.workers,
+        always=graph.always,
         snapshots=graph.snapshots,
         evals={t: _slot_of(graph, n) for t, n in graph.evals.items()},
         origin=(source.path, source.text, graph.name) if source else ("<string>", "", ""),

@@ -340,6 +340,8 @@ class Program:
     """`plan` and `start` for gradients that a GradScaler has scaled, made when one is met."""
     bounds: dict[str, str] = field(default_factory=dict)
     evals: dict[str, str] = field(default_factory=dict)
+    always: frozenset[str] = frozenset()
+    """The slots that are written even where a step is taken back."""
     snapshots: int | None = None
     """How many snapshots are kept; None for all."""
     workers: bool = False

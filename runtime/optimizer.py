@@ -196,7 +196,8 @@ class Optimizer(torch.optim.Optimizer):
         if (found := self.__dict__.get("found_inf")) is not None:
             if closure is not None or objective is not None:
                 raise RuntimeError(WITH_SCALER)
-            if not waited_for(found.device) and float(found) > 0:
+            waits = waited_for(found.device) or self.program.always
+            if not waits and float(found) > 0:
                 self._count(False)
                 return None
         plain = closure is None and objective is None
@@ -307,7 +308,9 @@ class Optimizer(torch.optim.Optimizer):
             if withheld is not None:
                 withheld.add(found)
             elif float(found) > 0:
-                return "veto"
+                if not plan.always:
+                    return "veto"
+                loop.found_inf = found
         loop.turn, loop.once = call, plan.evaluates_once
         frame = Frame(
             self.program,

@@ -24,6 +24,15 @@ BEGINS = """rule r(lr: nonnegative = 0.01):
     m <- 0.9 * m + 0.1 * grad(w)
     step lr
 """
+COUNTS = """rule r(lr: nonnegative = 0.01):
+    state skipped: model = 0, wrote: model = 0
+    n = norm(grad(w), over = model)
+    step lr
+    always skipped <- skipped + where(isfinite(n), 0, 1)
+    wrote <- wrote + 1
+    metric skipped = skipped
+    metric wrote = wrote
+"""
 MATRIX = "rule r(lr: nonnegative = 0.01):\n    precondition orthogonalize()\n    step lr\n"
 RULES = {"adamw, clipped": ADAMW, "lion": LION, "a state's first value": BEGINS, "muon": MATRIX}
 BACKENDS = ["eager", *(["c"] if compiler() else [])]
@@ -94,6 +103,20 @@ def test_an_infinity_vetoes_the_whole_step(first: bool) -> None:
     problem.backward(2)
     problem.scaler.step(problem.opt)
     assert all(torch.isfinite(p).all() for p in problem.params)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_always_written_is_so_in_a_step_that_is_skipped(backend: str) -> None:
+    problem = Problem(COUNTS, torch.float64, backend=backend)
+    for step in range(4):
+        problem.backward(step, spoil=step in (0, 2))
+        problem.scaler.step(problem.opt)
+        problem.scaler.update()
+        found = problem.opt.state[problem.params[0]]
+        assert [float(found.get(k, 0)) for k in ("skipped", "wrote")] == [
+            (1, 1, 2, 2)[step],
+            (0, 1, 1, 2)[step],
+        ]
 
 
 @pytest.mark.parametrize("text", [ADAMW, LION], ids=["adamw, clipped", "lion"])
