@@ -47,6 +47,8 @@ PLACES = 2**20
 """How many places an axis may have."""
 TURNS = 10**6
 """How often a loop may turn."""
+UNROLL_LIMIT = 32
+"""Loops that turn no oftener are unrolled."""
 COUNTS = {
     "size of an axis": (1, PLACES),
     "number of turns": (0, TURNS),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from . import syntax as s
+from .bounds import UNROLL_LIMIT
 from .builtins.reductions import reduce
 from .ir import Node, inputs_of, postorder
 from .matrix_derivatives import REVERSE, extra, tangents
@@ -78,7 +79,7 @@ def reverse(ctx: Context, result: Node, seed: Node | None, x: Node, span: Span) 
             continue
         rule = _REVERSE.get(node.op, _map_reverse if node.op in OPS else None)
         if rule is None:
-            _underived(ctx, node)
+            _underived(ctx, node, span)
         for source, part in rule(ctx, node, adjoint[node], active):
             wanted = replace(source.type, axes=union(mapped, source.type.axes))
             part = fit(ctx, part, wanted, span)
@@ -95,12 +96,20 @@ _ASKED = {
     "jvp": ("the derivative along a vector has no derivative here", "of a loss that is a number "
             "`dot(grad(loss, p), v, over = model)` is the same, and has one"),
     "hvp": ("a loss has no third derivative here", ""),
+    **dict.fromkeys(("loop", "out"), (
+        "a derivative does not go through a loop that stays one: its count is an option or large, "
+        "or it has an `until`",
+        f"`repeat 8:` is written out, up to {UNROLL_LIMIT} turns, and has a derivative; what ends "
+        "earlier is `a <- where(done, a, next)` in it")),
 }  # fmt: skip
-"""What is said of the derivatives that a loop gives, where one more is asked for."""
+"""What is said of the derivatives that a training loop gives, where one more is asked for, and of
+loops in the text."""
 
 
-def _underived(ctx: Context, node: Node) -> NoReturn:
+def _underived(ctx: Context, node: Node, span: Span) -> NoReturn:
     message, help = _ASKED.get(node.op, (f"`{node.op}` has no derivative here", ""))
+    if node.span.source == span.source and node.span.row != span.row:
+        message += f"; line {span.row} asks for it"
     ctx.error("E307", message, node.span, help)
 
 
@@ -304,7 +313,7 @@ def _tangent(
     elif (found := tangents(ctx, node, along, active)) is not None:
         parts += found
     else:
-        _underived(ctx, node)
+        _underived(ctx, node, span)
     for part in parts:
         total = part if total is None else ctx.map("add", total, part, span=span)
     return total if total is not None else ctx.graph.const(0.0)

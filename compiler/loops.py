@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import syntax as s
-from .bounds import TURNS
+from .bounds import TURNS, UNROLL_LIMIT
 from .expressions import counted, node
 from .ir import Node, Region, substitute
 from .scope import Block, Context, Disagreement, Scope, Turn, agreed, constant, same_axes
 from .types import MODEL, Type, coarser_or_equal, union
 
-UNROLL_LIMIT = 32
-"""Loops that turn no oftener are unrolled."""
+ONE_END = (
+    "a loop ends for all groups at once, and this is a condition of each group",
+    "`all(.., over = model)` waits for the last one; `a <- where(.., a, next)` in a loop without "
+    "`until` stops each by itself",
+)
+"""What is said of an `until` that differs by group."""
 
 Read = tuple[dict[str, Node], dict[str, Node], Node, Node | None]
 """A turn as it was read: what it began with, what it ended with, its number, its `until`."""
@@ -169,7 +173,7 @@ def _turn(
     until = None
     if statement.until is not None:
         condition = node(ctx, inner, statement.until, "a condition")
-        until = agreed(ctx, condition, statement.until.span)
+        until = agreed(ctx, condition, statement.until.span, ONE_END)
     count = constant(node(ctx, scope, statement.count, "a count")) if until is None else None
     with turn(ctx, Turn(index, int(count) if count is not None else None)):
         block(ctx, inner, statement.body)

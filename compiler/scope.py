@@ -398,8 +398,17 @@ def as_node(ctx: Context, value: Any, span: Span, what: str = "this") -> Node:
     ctx.error("E302", f"{what} must be a value, and it is {found}", span)
 
 
-def agreed(ctx: Context, value: Node, span: Span) -> Node:
-    """A value of the groups as one of the model: the host checks that the groups agree."""
+REDUCED = (
+    "a value of each group stands where one of the model is needed",
+    "reduce it `over = model`",
+)
+
+
+def agreed(ctx: Context, value: Node, span: Span, refused: tuple[str, str] = REDUCED) -> Node:
+    """A value of the groups as one of the model: the host checks that the groups agree.
+
+    `refused` is what is said of one that the host does not know, and what helps.
+    """
     if value.type.reach != "group":
         return value
     if value.op == "option":
@@ -407,22 +416,17 @@ def agreed(ctx: Context, value: Node, span: Span) -> Node:
         type = Type("model", logical=value.type.logical)
         return ctx.graph.add("option", type=type, known=1, span=value.span, agree=True, **attrs)
     if value.op in OPS:
-        return ctx.map(value.op, *(agreed(ctx, i, span) for i in value.inputs), span=span)
+        return ctx.map(value.op, *(agreed(ctx, i, span, refused) for i in value.inputs), span=span)
     carried = value.get("of", "") if value.op == "parameter" else ""
     if carried and carried not in ctx.graph.slots:
         raise Disagreement(value)
     coarse = value.inputs and all(i.type.reach in COARSE for i in value.inputs)
     if coarse and value.op != "out":
-        inputs = (agreed(ctx, i, span) for i in value.inputs)
+        inputs = (agreed(ctx, i, span, refused) for i in value.inputs)
         type = replace(value.type, reach="model")
         more: dict[str, Any] = dict(value.attrs)
         return ctx.graph.add(value.op, *inputs, type=type, span=value.span, **more)
-    ctx.error(
-        "E304",
-        "a value of each group stands where one of the model is needed",
-        span,
-        "reduce it `over = model`",
-    )
+    ctx.error("E304", refused[0], span, refused[1])
 
 
 def constant(node: Any) -> float | int | bool | None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from optc.compiler.source import CompileError
+from optc.compiler import driver
+from optc.compiler.primitive import NoLibrary
+from optc.compiler.source import CompileError, Source
 
 from .rich import graph
 
 REFUSED = {
+    "an end of each group": (
+        "repeat 8 until norm(w, over = group) < 1:\n    w <- w / 2",
+        "odd.opt:2:20: error[E304]: a loop ends for all groups at once, and this is a condition of",
+    ),
+    "a derivative through a loop of any length": (
+        """
+        f = p -> sum(cg(v -> v + p, p, turns), over = model)
+        w <- w - lr * grad(f, w)""",
+        "a derivative does not go through a loop that stays one: its count is an option or large",
+    ),
     "a bundle that is called": (
         "w <- w - lr * euclidean(w)",
         "help: call a member of it: `euclidean.gradient(..)`",
@@ -150,3 +162,28 @@ def test_it_is_refused(name: str) -> None:
     with pytest.raises(CompileError) as found:
         graph(body)
     assert message in str(found.value)
+
+
+SHRUNK = """function shrunk(x; turns: count):
+    var a = x
+    repeat {}:
+        a <- 0.9 * a + sin(a)
+    return sum(a^2, over = model)
+
+rule r(lr = 0.1):
+    w <- w - lr * grad(p -> shrunk(p, turns = 3), w)
+"""
+
+
+def test_a_derivative_through_a_loop_names_both_lines_and_what_has_one() -> None:
+    with pytest.raises(CompileError) as found:
+        driver.graph(Source("odd.opt", SHRUNK.format("40")), NoLibrary())
+    (wrong,) = found.value.diagnostics
+    assert (wrong.code, wrong.span.row) == ("E307", 3) and "line 8 asks for it" in wrong.message
+    assert "`repeat 8:` is written out, up to 32 turns" in wrong.help
+    driver.graph(Source("odd.opt", SHRUNK.format("32")), NoLibrary())
+
+
+def test_what_is_suggested_for_an_end_of_each_group_is_understood() -> None:
+    graph("repeat 8 until all(norm(w, over = group) < 1, over = model):\n    w <- w / 2")
+    graph("repeat 50:\n    w <- where(norm(w, over = group) < 1, w, w / 2)")

@@ -166,3 +166,11 @@ def test_a_bound_scaler_still_takes_closures() -> None:
     plain.opt.step()
     for a, b in zip(problem.params, plain.params, strict=True):
         assert torch.equal(a, b)
+
+
+def test_an_optimizer_that_is_bound_without_its_scaler_is_not_called_in_a_skipped_step() -> None:
+    problem = Problem(COUNTS, torch.float64)
+    problem.opt.bind(model=torch.nn.ParameterList(problem.params), objective=lambda batch: None)
+    problem.backward(0, spoil=True)
+    problem.scaler.step(problem.opt)
+    assert problem.opt.param_groups[0]["calls"] == 0 and not problem.opt.state
