@@ -81,6 +81,8 @@ def bf16(x: Tensor) -> Tensor:
 
 def low(x: Tensor) -> Tensor:
     """Rounded to bfloat16, and kept in that type unless it was float64."""
+    if x.dtype == torch.bfloat16:
+        return x
     return bf16(x) if x.dtype == torch.float64 else x.bfloat16()
 
 

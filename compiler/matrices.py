@@ -6,10 +6,10 @@ A standalone module carries this file along.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 BLOCKS = {torch.float64: 512, torch.float32: 512, torch.bfloat16: 768}
 """From how many rows on a symmetric product is taken in blocks on one thread of a CPU. It then
@@ -22,38 +22,41 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
-    """of_z z + of_product a @ b; in bfloat16 rounded once, over a stack too."""
-    if z.dtype == torch.bfloat16 and any(map(torch._C._functorch.is_batchedtensor, (z, a, b))):
-        return _AddProduct.apply(z, a, b, of_z, of_product)
-    return torch.addmm(z, a, b, beta=of_z, alpha=of_product)
+    """of_z z + of_product a @ b, rounded once.
+
+    Over a stack, torch.func.vmap would take addmm apart and round its parts, and a function of our
+    own under it costs more than a small product: so the stack is taken here.
+    """
+    if (level := _level(z, a, b)) > 0:
+        z, a, b = _stacks(level, z, a, b)
+        return functorch._add_batch_dim(add_product(z, a, b, of_z, of_product), 0, level)
+    if z.dim() == 2:
+        return torch.addmm(z, a, b, beta=of_z, alpha=of_product)
+    if z.dim() > 3:
+        flat = [x.flatten(0, -3) for x in (z, a, b)]
+        return torch.baddbmm(*flat, beta=of_z, alpha=of_product).view(z.shape)
+    return torch.baddbmm(z, a, b, beta=of_z, alpha=of_product)
 
 
-class _AddProduct(torch.autograd.Function):
-    """torch.func.vmap takes addmm apart and rounds its parts."""
+def _level(*operands: Tensor) -> int:
+    """The innermost torch.func.vmap that is about to take some operands as stacks; 0 if none."""
+    if torch.compiler.is_compiling():
+        return 0
+    level = max(map(functorch.maybe_get_level, operands))
+    inner = [x for x in operands if functorch.maybe_get_level(x) == level]
+    return level if level > 0 and all(map(functorch.is_batchedtensor, inner)) else 0
 
-    @staticmethod
-    def forward(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
-        function = torch.addmm if z.dim() == 2 else torch.baddbmm
-        return function(z, a, b, beta=of_z, alpha=of_product)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _, a, b, *ctx.factors = inputs
-        ctx.save_for_backward(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (g,), (a, b), (of_z, of_product) = grads, ctx.saved_tensors, ctx.factors
-        return of_z * g, of_product * (g @ b.mT), of_product * (a.mT @ g), None, None
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, z: Tensor, a: Tensor, b: Tensor, *factors: float) -> Any:
-        stacks = [
-            x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
-            for x, d in zip((z, a, b), dims, strict=False)
-        ]
-        flat = [x.flatten(0, -3) for x in stacks]
-        return _AddProduct.apply(*flat, *factors).reshape(stacks[0].shape), 0
+def _stacks(level: int, *operands: Tensor) -> list[Tensor]:
+    """What torch.func.vmap holds of the operands, the stack as the first dimension of each."""
+    held = []
+    for x in operands:
+        own = functorch.maybe_get_level(x) == level
+        held.append(
+            functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0) if own else x
+        )
+    size = max(x.shape[0] for x, o in zip(held, operands, strict=True) if x is not o)
+    return [x.expand(size, *x.shape) if x is o else x for x, o in zip(held, operands, strict=True)]
 
 
 def matvec(a: Tensor, b: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ def in_blocks(a: Tensor) -> bool:
     if torch.compiler.is_compiling() or a.dim() != 2 or a.device.type != "cpu":
         return False
     least = BLOCKS.get(a.dtype, 0)
-    if not least or a.shape[0] < least or torch._C._functorch.is_batchedtensor(a):
+    if not least or a.shape[0] < least or functorch.is_batchedtensor(a):
         return False
     return a.shape[0] >= least * torch.get_num_threads()
 

@@ -17,13 +17,15 @@ from .frame import Frame, number, working
 STACKED = ("cell", "tensor", "slice", "draw")
 """The inputs that each tensor of a stack has its own of; the others are one for all."""
 
-LARGEST = {"cpu": 1 << 14}
-"""Up to how many elements a tensor is stacked. On a CPU five steps of Newton-Schulz take, against
-the tensors one by one, 0.1 (32 x 32), 0.3 (64 x 64), 0.7 (128 x 128) and 1.0 (256 x 256) of the
-time, so larger ones would only be copied. Elsewhere launches count for longer: not measured."""
+LARGEST = {"cpu": 1 << 18}
+"""Up to how many elements a tensor is stacked. On two threads of a CPU five steps of Newton-Schulz
+in bfloat16 take, against the tensors one by one, 0.3 (128 x 128), 0.8 (256 x 256, 216 x 872) and
+1.0 (256 x 1024) of the time; on one thread 0.45, 0.95, 0.95 and 1.0. Elsewhere launches count for
+longer: not measured."""
 LARGEST_ELSEWHERE = 1 << 22
-STACK = 1 << 26
-"""The elements of a stack, so that the copy stays small against the model."""
+STACK = {"cpu": 1 << 20}
+"""From how many elements on a stack is full: it stays small against the caches and the model."""
+STACK_ELSEWHERE = 1 << 26
 
 Row = Sequence[Any]
 
@@ -48,7 +50,7 @@ def batches(phase: Compute, frame: Frame, places: Sequence[int]) -> list[list[in
         scalars = tuple(frame.rows[i][at] for at in hosts) if hosts else ()
         key = (t.shape, t.dtype, t.device, scalars, frame.groups[i] if grouped else 0)
         batch = alike.get(key)
-        if batch is None or len(batch) * count >= STACK:
+        if batch is None or len(batch) * count >= STACK.get(t.device.type, STACK_ELSEWHERE):
             batch = alike[key] = []
             result.append(batch)
         batch.append(k)

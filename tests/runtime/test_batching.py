@@ -139,7 +139,7 @@ def test_states_that_begin_alike_are_not_one() -> None:
 
 
 def test_a_stack_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "STACK", 48)
+    monkeypatch.setitem(batching.STACK, "cpu", 48)
     text = rule(EXPRESSIONS["polar"])
     bounded = ended(text, 1 << 14, torch.float64, monkeypatch)
     for a, b in zip(bounded, ended(text, 0, torch.float64, monkeypatch), strict=True):
