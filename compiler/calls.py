@@ -6,7 +6,7 @@ A primitive's inputs and result are its type. Inputs with the names of the envir
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import syntax as s
@@ -29,7 +29,7 @@ from .scope import (
     constant,
 )
 from .source import Span, nearest
-from .types import Type, meet
+from .types import Axis, Type, meet
 
 ENVIRONMENT = {"loss": "loss", "grad": "grad", "d": "d", "g": "d", "w": "w"}
 """Names of inputs that the environment supplies, and what it supplies."""
@@ -296,18 +296,33 @@ def _check_input(
             span,
             BRINGS.get(axes, "declare what the loop supplies, such as `loss parts: model[losses]`"),
         )
-    for axis, wanted in zip(node.type.axes, item.type.axes, strict=True):
-        if axis.name != wanted.name:
-            rename = Type(
-                node.type.reach,
-                tuple(
-                    a.renamed(w.name, w.primes)
-                    for a, w in zip(node.type.axes, item.type.axes, strict=True)
-                ),
-                node.type.domain,
-            )
-            inner.names[item.name] = ctx.graph.add("rename", node, type=rename)
-            return
+    names = _names(node.type.axes, item.type.axes)
+    if names != node.type.axes:
+        type = Type(node.type.reach, names, node.type.domain)
+        node = ctx.graph.add("rename", node, type=type)
+    places = [
+        next((k for k, a in enumerate(names) if a.name == w.name), -1) for w in item.type.axes
+    ]
+    if sorted(places) == list(range(len(names))) != places:  # `@` takes them in this order
+        ordered = replace(node.type, axes=tuple(names[k] for k in places))
+        node = ctx.graph.add("expand", node, type=ordered, span=span)
+    inner.names[item.name] = node
+
+
+def _names(have: tuple[Axis, ...], want: tuple[s.AxisType, ...]) -> tuple[Axis, ...]:
+    """The axes of a value under the names that a typed input gives them.
+
+    Those that have one of the names already keep it, in whatever order they come; the others get
+    the names that are left, in order. Where a name stands twice (`J, J'`) all are taken in order.
+    """
+    names, wanted = [a.name for a in have], [w.name for w in want]
+    distinct = len({*names}) == len({*wanted}) == len(want)
+    if names == wanted or distinct and sorted(names) == sorted(wanted):
+        return have
+    own = {w.name: w for w in want if distinct and w.name in names}
+    left = iter([w for w in want if w.name not in own])
+    new = [own.get(a.name) or next(left) for a in have]
+    return tuple(a.renamed(w.name, w.primes) for a, w in zip(have, new, strict=True))
 
 
 def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> Any:
