@@ -8,7 +8,8 @@ from . import syntax as s
 from .calls import current, direction_key
 from .expressions import evaluate, node, placed
 from .ir import Node
-from .scope import POISON, Context, Scope, SlotRef, Stop, agreed, as_node
+from .meanings import POISON, SlotRef
+from .scope import Context, Scope, Stop, agreed, as_node
 from .source import Span
 from .types import Type
 

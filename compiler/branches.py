@@ -9,7 +9,8 @@ from typing import Any
 from . import syntax as s
 from .expressions import node
 from .ir import Node
-from .scope import POISON, Block, Context, Scope, SlotRef, agreed, constant
+from .meanings import POISON, SlotRef
+from .scope import Block, Context, Scope, agreed, constant
 from .source import Span
 from .types import MODEL
 

@@ -6,30 +6,21 @@ A primitive's inputs and result are its type. Inputs with the names of the envir
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import syntax as s
 from .bounds import complaint
 from .builtins import BUILTINS
 from .ir import Node
+from .meanings import POISON, Arguments, Function, SlotRef
 from .names import find_function
 from .oracles import OBJECTIVE_METHODS, gradient_of
 from .primitive import Declaration
-from .scope import (
-    POISON,
-    Arguments,
-    Context,
-    Function,
-    Scope,
-    SlotRef,
-    Stop,
-    agreed,
-    as_node,
-    constant,
-)
+from .scope import Context, Scope, Stop, agreed, as_node, constant
 from .source import Span, nearest
-from .types import Axis, Type, meet
+from .typed_inputs import name_axes
+from .types import meet
 
 ENVIRONMENT = {"loss": "loss", "grad": "grad", "d": "d", "g": "d", "w": "w"}
 """Names of inputs that the environment supplies, and what it supplies."""
@@ -232,7 +223,7 @@ def run(
     before = ctx.writes
     with ctx.deeper(span), ctx.calling(span):
         for item in declaration.inputs:
-            _check_input(ctx, inner, item, declaration, span)
+            name_axes(ctx, inner, item, declaration, span)
         block(ctx, inner, declaration.tree.body)
     made.wrote = made.wrote or ctx.writes > before
     return returned(ctx, inner, declaration, span)
@@ -270,59 +261,6 @@ def _supply(
             inner.names[item.name] = made.inputs[item.name]
         elif supplied(item, made.declaration.kind) == "d":
             inner.names[item.name] = current(ctx, scope, "d", span)
-
-
-BRINGS = {
-    "examples": "`batch = each(batch)` above it: one for each example",
-    "micro": "`batch = split(batch, 4)` above it: one for each part",
-}
-"""How the input of a primitive gets an axis."""
-
-
-def _check_input(
-    ctx: Context, inner: Scope, item: s.Input, declaration: Declaration, span: Span
-) -> None:
-    """The axes of a typed input get their names from the value."""
-    value = inner.names.get(item.name)
-    if item.type is None or value is None or not item.type.axes or isinstance(value, Function):
-        return
-    node = as_node(ctx, value, span)
-    if len(node.type.axes) != len(item.type.axes):
-        axes = ", ".join(a.name for a in item.type.axes)
-        ctx.error(
-            "E305",
-            f"`{declaration.name}` needs `{item.name}` with the axes [{axes}], and it has the "
-            f"type {node.type}",
-            span,
-            BRINGS.get(axes, "declare what the loop supplies, such as `loss parts: model[losses]`"),
-        )
-    names = _names(node.type.axes, item.type.axes)
-    if names != node.type.axes:
-        type = Type(node.type.reach, names, node.type.domain)
-        node = ctx.graph.add("rename", node, type=type)
-    places = [
-        next((k for k, a in enumerate(names) if a.name == w.name), -1) for w in item.type.axes
-    ]
-    if sorted(places) == list(range(len(names))) != places:  # `@` takes them in this order
-        ordered = replace(node.type, axes=tuple(names[k] for k in places))
-        node = ctx.graph.add("expand", node, type=ordered, span=span)
-    inner.names[item.name] = node
-
-
-def _names(have: tuple[Axis, ...], want: tuple[s.AxisType, ...]) -> tuple[Axis, ...]:
-    """The axes of a value under the names that a typed input gives them.
-
-    Those that have one of the names already keep it, in whatever order they come; the others get
-    the names that are left, in order. Where a name stands twice (`J, J'`) all are taken in order.
-    """
-    names, wanted = [a.name for a in have], [w.name for w in want]
-    distinct = len({*names}) == len({*wanted}) == len(want)
-    if names == wanted or distinct and sorted(names) == sorted(wanted):
-        return have
-    own = {w.name: w for w in want if distinct and w.name in names}
-    left = iter([w for w in want if w.name not in own])
-    new = [own.get(a.name) or next(left) for a in have]
-    return tuple(a.renamed(w.name, w.primes) for a, w in zip(have, new, strict=True))
 
 
 def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> Any:

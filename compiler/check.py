@@ -8,9 +8,10 @@ from . import syntax as s
 from .bounds import BOUNDS, complaint
 from .expressions import evaluate, node
 from .ir import Domain, Graph, OptionInfo, Slot, body_nodes, postorder
+from .meanings import Arguments, Function, SlotRef
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
-from .scope import Arguments, Context, Function, Scope, SlotRef, Stop, as_node, constant
+from .scope import Context, Scope, Stop, as_node, constant
 from .source import CompileError, Diagnostic, nearest
 from .statements import block
 from .types import SIDES, SINGULAR, Axis, Type

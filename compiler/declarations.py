@@ -8,8 +8,9 @@ from typing import Any
 from . import syntax as s
 from .expressions import node, places
 from .ir import Node, postorder
+from .meanings import SlotRef
 from .oracles import named_oracle, objective
-from .scope import Context, Scope, SlotRef, agreed
+from .scope import Context, Scope, agreed
 from .types import DATA, MODEL, REACHES, Axis, Type
 
 

@@ -11,22 +11,10 @@ from .bounds import PLACES, complaint
 from .builtins import BUILTINS
 from .builtins.views import primed
 from .ir import Node
+from .meanings import POISON, Arguments, AxisName, Function, Members, SlotRef
 from .names import ambient, find_axis
 from .ops import SYMBOLS
-from .scope import (
-    POISON,
-    Arguments,
-    AxisName,
-    Context,
-    Function,
-    Members,
-    Scope,
-    SlotRef,
-    Stop,
-    agreed,
-    as_node,
-    constant,
-)
+from .scope import Context, Scope, Stop, agreed, as_node, constant
 from .source import Span
 from .types import DEVICE, Axis, Type, coarser_or_equal
 

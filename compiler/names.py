@@ -10,7 +10,8 @@ from .builtins import BUILTINS
 from .builtins.constants import CONSTANTS
 from .builtins.metadata import METAS
 from .ir import Node
-from .scope import Arguments, AxisName, Context, Function, Mixing, Scope, SlotRef, as_node
+from .meanings import Arguments, AxisName, Function, Mixing, SlotRef
+from .scope import Context, Scope, as_node
 from .source import Span, nearest
 from .types import DATA, REACHES, Axis, Type
 

@@ -14,7 +14,8 @@ from . import syntax as s
 from .builtins.views import primed
 from .differentiate import forward, reverse
 from .ir import Node, substitute
-from .scope import Arguments, Context, Function, Scope, as_node
+from .meanings import Arguments, Function
+from .scope import Context, Scope, as_node
 from .source import Span
 from .types import DATA, EVALUATION, Axis, Type, union
 

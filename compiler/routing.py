@@ -7,7 +7,8 @@ from typing import Any
 from . import syntax as s
 from .expressions import node
 from .ir import Domain, Node
-from .scope import Arguments, Block, Context, Function, Scope, SlotRef, as_node
+from .meanings import Arguments, Function, SlotRef
+from .scope import Block, Context, Scope, as_node
 from .source import Span
 
 

@@ -12,9 +12,10 @@ from .declarations import declare
 from .expressions import counted, evaluate, node
 from .ir import Ending
 from .loops import repeat
+from .meanings import POISON, Members, SlotRef
 from .primitive import Declaration
 from .routing import for_chain
-from .scope import POISON, Context, Members, Scope, SlotRef, Stop, constant
+from .scope import Context, Scope, Stop, constant
 from .source import Span
 from .steps import step
 from .types import COARSE

@@ -9,8 +9,9 @@ from .assignments import assign
 from .calls import current, direction_key, field_of, instance, run, supplied
 from .expressions import arguments, node
 from .ir import Node
+from .meanings import Arguments, Function
 from .primitive import Declaration
-from .scope import Arguments, Context, Function, Scope, Stop, as_node
+from .scope import Context, Scope, Stop, as_node
 from .source import Span, nearest
 from .types import COARSE
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import AxisName, Context, Function, Scope, as_node, constant
+from ..meanings import AxisName, Function
+from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from ..types import DATA, DEVICE, Axis, union
 from .declare import builtin

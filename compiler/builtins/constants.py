@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import AxisName, Context, Scope, as_node, constant
+from ..meanings import AxisName
+from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from ..types import MODEL, Axis, Type
 from .declare import builtin

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..scope import Arguments, Context, Scope
+from ..meanings import Arguments
+from ..scope import Context, Scope
 from ..source import Span, nearest
 
 Build = Callable[[Context, Scope, Arguments, Span], Any]

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
+from ..meanings import Mixing
 from ..networks import unfit
-from ..scope import Context, Mixing, Scope, as_node, constant
+from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from .declare import builtin
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import Context, Function, Scope, as_node, constant
+from ..meanings import Function
+from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from ..types import COARSE, Axis
 from .constants import axis_of

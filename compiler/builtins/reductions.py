@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import Context, Mixing, Scope, as_node
+from ..meanings import Mixing
+from ..scope import Context, Scope, as_node
 from ..source import Span
 from ..types import REACHES, Axis, coarser_or_equal
 from .declare import builtin

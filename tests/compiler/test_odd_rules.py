@@ -371,15 +371,6 @@ def test_kernels_in_loops_are_not_recorded() -> None:
     assert "a kernel in a loop" in obstacle(rule.plan(()), None)
 
 
-@pytest.mark.parametrize(("factor", "refused"), [("lr", True), ("0.9", False)])
-def test_what_the_host_does_for_tensors_without_a_gradient_is_not_recorded(
-    factor: str, refused: bool
-) -> None:
-    text = f"state u = ones(w)\nu <- u * {factor}\nw <- w - u * grad(w)"
-    why = obstacle(driver.program(graph(text)).plan(()), None)
-    assert ("a tensor without a gradient" in why) is refused
-
-
 OF_INPUT = """function spread(g: model[tasks, kinds]):
     z = rademacher(g, probes(4))
     return mean(sum(z * g, over = kinds)^2, over = (probes, tasks))

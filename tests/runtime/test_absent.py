@@ -12,6 +12,7 @@ from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.primitive import NoLibrary
 from optc.compiler.source import Source
+from optc.runtime.capture import obstacle
 from optc.runtime.native import compiler
 from optc.runtime.optimizer import optimizer_class
 from optc.runtime.random import draw
@@ -194,3 +195,16 @@ def test_the_largest_cell_of_an_empty_tensor(backend: str) -> None:
     opt.step()
     assert float(opt.metrics["most"]) == float(opt.metrics["each"]) == 3
     assert params[1].tolist() == [[0.9, 0.9], [0.9, 0.9]]
+
+
+@pytest.mark.parametrize(("factor", "refused"), [("lr", True), ("0.9", False)])
+def test_what_the_host_does_for_tensors_without_a_gradient_is_not_recorded(
+    factor: str, refused: bool
+) -> None:
+    text = f"""rule r(lr = 0.1):
+    state u = ones(w)
+    u <- u * {factor}
+    w <- w - u * grad(w)
+"""
+    why = obstacle(compiled(text).plan(()), None)
+    assert ("a tensor without a gradient" in why) is refused
