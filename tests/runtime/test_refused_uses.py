@@ -1,0 +1,102 @@
+"""Uses of an optimizer that are refused: options, parameters, gradients and objectives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import optc
+from optc.runtime.optimizer import optimizer_class
+
+from .compare import compiled, made, objective, start
+from .rules import ADAMW, SAM
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("betas", (0.9, 1.0)), ("eps", -1e-8)])
+def test_bad_options_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"Invalid {name}"):
+        made(**{name: value})
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(TypeError, match="momentum"):
+        made(momentum=0.9)
+
+
+@pytest.mark.parametrize("wrong", [{"lrr": 1.0}, {"beta": (0.9, 0.9)}, {"weight_deacy": 0.0}])
+def test_a_misspelt_option_of_a_group_is_refused(wrong: dict[str, Any]) -> None:
+    (key,) = wrong
+    meant = {"lrr": "lr", "beta": "betas", "weight_deacy": "weight_decay"}[key]
+    params = [torch.nn.Parameter(v) for _, v in start(torch.float32)]
+    cls = optimizer_class(compiled(ADAMW))
+    with pytest.raises(ValueError, match=f"no option '{key}'; did you mean '{meant}'"):
+        cls([{"params": params, **wrong}])
+    opt = cls([{"params": params[:1]}])
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        opt.add_param_group({"params": params[1:], **wrong})
+    assert len(opt.param_groups) == 1
+
+
+def test_sparse_gradients_are_refused() -> None:
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    opt = optimizer_class(compiled(ADAMW))(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises((ValueError, RuntimeError), match="sparse"):
+        opt.step()
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="twice|once|same"):
+        opt = optimizer_class(compiled(ADAMW))([p, p])
+        p.grad = torch.ones(2)
+        opt.step()
+
+
+TWO = "rule a(lr = 0.1):\n    loss b, c\n    w <- w - lr * max(grad(b, w), grad(c, w))\n"
+
+
+def test_one_grad_does_not_stand_for_two_losses() -> None:
+    params, opt = made(TWO)
+    objective(params).backward()
+    with pytest.raises(RuntimeError, match=r"the gradients of `b` and `c` apart.*bind"):
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda batch, more: 0, "`loss` is called with the batch: .*missing 1"),
+        (lambda: 0, "`loss` is called with the batch: .*takes 0"),
+        (lambda batch: batch, r"`loss` is one number by the rule, .* shape \[3\]: take its mean"),
+        (lambda batch: batch.sum() + None, "unsupported operand"),
+    ],
+)
+def test_an_objective_of_another_form_is_refused(given: Any, says: str) -> None:
+    params, opt = made(SAM)
+    opt.bind(objective=given)
+    with pytest.raises((RuntimeError, TypeError), match=says):
+        opt.step(batch=params[0].sum() * torch.ones(3))
+
+
+def test_names_that_the_rule_does_not_know_are_refused() -> None:
+    _, opt = made()
+    with pytest.raises(TypeError, match=r"bind\(\) of adamw has no 'objectiv'.*`objective`"):
+        opt.bind(objectiv=print)
+    with pytest.raises(TypeError, match=r"supply\(\) of adamw has no 'epoc'.*`epoch`"):
+        opt.supply(epoc=1)
+    opt.supply(steps_per_epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("what", "given"), [("named", "parameters"), ("module", "named_parameters")]
+)
+def test_parameters_without_what_the_rule_routes_by_are_refused(what: str, given: str) -> None:
+    text = f'rule a(lr = 0.1):\n    for params where {what}("Linear"):\n        step lr\n'
+    cls, model = optc.loads(text), torch.nn.Linear(2, 2)
+    model(torch.ones(2)).sum().backward()
+    with pytest.raises(ValueError, match=r"came without: give optc\.parameters\(model\)"):
+        cls(getattr(model, given)()).step()
+    cls(optc.parameters(model)).step()
