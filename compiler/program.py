@@ -276,8 +276,10 @@ class Plan:
     """For each metric its reach, and whether it is a truth value."""
     lent: frozenset[str] = frozenset()
     """The slots whose new value may lie in the memory of an old one."""
+    idle: frozenset[int] = frozenset()
+    """The phases that write what a step that is taken back does not, or read what these give."""
     late: bool = False
-    """Whether a step that is taken back needs what phases give that write."""
+    """Whether such a step needs what these give all the same."""
 
     @cached_property
     def last_asked(self) -> int:

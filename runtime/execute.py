@@ -45,6 +45,8 @@ def step(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any = tuple) -
                     _RUN[type(phase)](_dry(phase, plan.always), frame)
                 continue
             frame.withhold(True)
+        elif at in plan.idle and outcome not in ("", "commit") and not plan.late:
+            continue  # it reads what was left out
         if at == last:
             frame.loop.last = isinstance(phase, Evaluate) and not phase.axes
         _RUN[type(phase)](phase, frame)

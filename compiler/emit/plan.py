@@ -16,7 +16,7 @@ from ..program import Compute, Output, Plan, Rest
 from .axis_sizes import counting
 from .host import host_module
 from .lower import Lowering
-from .versions import aliases, last_reader, late, reads, touches, within
+from .versions import aliases, idle, last_reader, late, reads, touches, within
 
 
 def plan(graph: Graph) -> Plan:
@@ -73,6 +73,7 @@ def plan(graph: Graph) -> Plan:
     made.last_read = _last_reads(made)
     known = aliases(phases)
     made.lent = frozenset(s for s, v in made.deferred.items() if within([v], known))
+    made.idle = idle(made)
     made.late = late(made)
     return made
 

@@ -83,15 +83,23 @@ def last_reader(phases: list[Any], slot: str) -> int:
     )
 
 
+def idle(plan: Plan) -> frozenset[int]:
+    """The phases that write what a step that is taken back does not, or read what these give."""
+    made: set[str] = set()
+    found = set()
+    for at, phase in enumerate(plan.phases):
+        if getattr(phase, "in_place", set()) - plan.always or reads(phase) & made:
+            made |= gives(phase)
+            found.add(at)
+    return frozenset(found)
+
+
 def late(plan: Plan) -> bool:
-    """Whether a step that is taken back needs what the phases make that write.
+    """Whether a step that is taken back needs what its idle phases give.
 
     A GradScaler may take a step back that has no outcome of its own.
     """
-    made: set[str] = set()
-    for phase in plan.phases:
-        if getattr(phase, "in_place", set()) - plan.always or reads(phase) & made:
-            made |= gives(phase)
+    made = {x for at in plan.idle for x in gives(plan.phases[at])}
     always = {v for s, v in plan.deferred.items() if s in plan.always}
     own = any(reads(p) & made and getattr(p, "in_place", set()) & plan.always for p in plan.phases)
     return own or bool(made & (always | set(plan.metrics.values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -85,3 +86,41 @@ def test_a_functional_step_forgets_first_values() -> None:
     assert "m" not in state["slots"] and state["steps"] == 0
     w, state, _ = step(w, state, gradient=torch.full_like(w, 2.0))
     assert state["slots"]["m"][0].tolist() == [2.0] * 3
+
+
+LOOPED = """
+rule looped(lr = 0.1, turns = 3):
+    state m = zeros(w), met: model = 0
+    g = grad(w)
+    m <- 0.5 * m + g
+    var v = m / 2
+    repeat turns:
+        v <- 0.5 * v + sin(v)
+    w <- w - lr * v
+    {}
+    veto when call == 2
+"""
+SIZE = "metric size = norm(v, over = model)"
+MET = "always met <- met + sum(v, over = model)\n    metric seen = met"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("line", ["", SIZE, MET], ids=["", "metric", "always"])
+def test_a_loop_behind_a_write_is_left_out_or_not_with_it(line: str, backend: str) -> None:
+    """It is run where a metric, or what is always written, needs what it gives."""
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = optc.loads(LOOPED.format(line))([p], backend=backend)
+    m, size, met = 0.0, 0.0, 0.0
+    for turn, gradient in enumerate((1.0, 2.0)):
+        kept = p.detach().clone()
+        steps(opt, p, [gradient])
+        v = (m / 2 + gradient) / 2
+        for _ in range(3):
+            v = 0.5 * v + math.sin(v)
+        m, size, met = m / 2 + gradient, v * math.sqrt(3), met + 3 * v
+        assert torch.equal(kept, p.detach()) is bool(turn)
+        if line == SIZE:
+            assert float(opt.metrics["size"]) == pytest.approx(size, rel=1e-12)
+        if line == MET:
+            assert float(opt.state[p]["met"]) == pytest.approx(met, rel=1e-12)
+    assert opt.state[p]["m"].tolist() == [1.0] * 3
