@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .gradients import Gradients
 from .layout import Layout
+from .running import run_once
 from .state import Slots
 
 TWICE = (
@@ -94,7 +95,7 @@ class InBackward:
         """The step of a bucket; its gradients are gone afterwards."""
         bucket.arrived.clear()
         loop = Gradients(bucket.layout.targets())
-        optimizer.run_once(bucket.layout, bucket.slots, bucket.kernels, loop)
+        run_once(optimizer, bucket.layout, bucket.slots, bucket.kernels, loop)
         for p in bucket.layout.params:
             p.grad = None
 

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from ..compiler.bounds import INPUTS, complaint
-from ..compiler.program import UNSCALE, Plan, Program
+from ..compiler.program import Plan, Program
 from ..compiler.source import nearest
-from . import execute
-from .capture import Captures, capturing, obstacle
+from .capture import Captures
 from .checkpoint import add_snapshots, keep_types, restore_types, settled
 from .closure import Closure
 from .evaluation import refuse_swapped, swap
-from .frame import Frame, took_part
 from .gradients import Gradients
 from .in_backward import InBackward
 from .inspection import parameters_of
@@ -27,9 +25,10 @@ from .loop import Loop
 from .objective import Objective
 from .options import of_call, refuse_misspelt, signature
 from .replay import Replays
+from .running import run_once
 from .state import Slots
 from .withheld import Withheld, decides, waited_for
-from .workers import alone, own_seed, seated
+from .workers import alone, seated
 
 WITH_SCALER = (
     "scaler.step(optimizer) takes the gradients in .grad, and no closure: bind the scaler, and "
@@ -250,7 +249,7 @@ class Optimizer(torch.optim.Optimizer):
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
         if self._slots is None:
             self._slots = Slots(self.program, layout, self.state)
-        outcome = self.run_once(layout, self._slots, self._printer(layout), loop, batch)
+        outcome = run_once(self, layout, self._slots, self._printer(layout), loop, batch)
         if outcome != "recorded":
             self._count(outcome == "commit")
 
@@ -289,87 +288,6 @@ class Optimizer(torch.optim.Optimizer):
         self._open = (took, plan) if asked else None
         if asked and plan is not None:
             self._withheld.mark()
-
-    def run_once(
-        self, layout: Layout, slots: Slots, kernels: Any, loop: Loop, batch: Any = None
-    ) -> str:
-        """The step over the tensors of a layout, all of them or one; the clock of steps stays."""
-        if layout.wrapped:
-            slots.follow()
-        first = self.param_groups[0]
-        scale, inputs, start = self.__dict__.get("grad_scale"), self._inputs, self.program.start
-        if scale is not None and self.program.scaled is not None:
-            inputs = {**inputs, UNSCALE: scale.double().reciprocal()}
-            _, start = self.program.scaled()
-        host, call = self._host(layout, slots)
-        plan = self._plan(host.conditions(), UNSCALE in inputs)
-        withheld = self._withholding(plan, layout)
-        if (found := self.__dict__.get("found_inf")) is not None:
-            if withheld is not None:
-                withheld.add(found)
-            elif float(found) > 0:
-                if not plan.always:
-                    return "veto"
-                loop.found_inf = found
-        loop.turn, loop.once = call, plan.evaluates_once
-        frame = Frame(
-            self.program,
-            layout.locals(),
-            layout.members,
-            layout.groups,
-            slots.columns,
-            host.rows(plan.host),
-            host.group_rows(plan.host),
-            loop,
-            batch,
-            call,
-            own_seed(int(first["seed"]), self.workers),
-            [bool(g["maximize"]) for g in self.param_groups],
-            kernels=kernels,
-            wrapped=layout.wrapped,
-            inputs=inputs,
-            worker=self.workers,
-            shards=layout.shards,
-            before=layout.before,
-            withheld=withheld,
-        )
-        recording = capturing(frame.device)
-        within = self.in_backward and "it runs within backward"
-        if recording and (why := obstacle(plan, withheld) or within):
-            raise RuntimeError(f"{self.program.name} cannot be captured: {why}")
-        try:
-            slots.begin(frame, start, host)
-            outcome = execute.step(
-                plan,
-                frame,
-                self._snapshots,
-                lambda: (slots.clock.clone(), slots.uniform, int(first["steps"])),
-            )
-        except BaseException:
-            slots.forget(frozenset())  # a closure raised, say: the step was not
-            raise
-        self.metrics = frame.reported
-        asked = withheld is not None and withheld.asked
-        if withheld is not None and asked:
-            withheld.send()
-        if recording:
-            self.captures.note(plan, took_part(frame), asked)
-            return "recorded"
-        if outcome == "commit":
-            took = took_part(frame)
-            slots.advance(took)
-            self.left_open(took, asked, plan)
-            if self._backward is None and not asked:
-                self.replays.note(self, plan)
-        else:
-            slots.forget(plan.always)
-        if frame.clocks is not None:
-            clock, slots.uniform, steps = frame.clocks
-            slots.clock.copy_(clock)
-            self._counted(int(first["calls"]), steps)
-        if frame.written:
-            torch.autograd.graph.increment_version(layout.params)
-        return outcome
 
     def _host(self, layout: Layout, slots: Slots) -> tuple[Any, int]:
         """The scalars of the step that comes, and the number of its call."""
