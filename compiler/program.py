@@ -25,23 +25,25 @@ class Port:
     """An input of a phase. `how`: cell, tensor, group, model (by reach), host (a scalar of the
     host's row, `source` its place), like (the parameter itself), slice (a tensor's part of a flat
     value), draw (random numbers, `source` is distribution:stream), size (the places of the axis
-    `source`)."""
+    `source`). What is `low` may come in bfloat16, and is taken so."""
 
     name: str
     source: str
     how: str
+    low: bool = False
 
 
 @dataclass(frozen=True)
 class Output:
     """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over
-    tensors.
+    tensors. A `low` column is rounded to bfloat16, and kept between phases in that type.
     """
 
     value: str
     how: str
     combine: str = ""
     slot: str = ""
+    low: bool = False
 
 
 @dataclass(frozen=True)

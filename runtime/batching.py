@@ -23,7 +23,7 @@ in bfloat16 take, against the tensors one by one, 0.3 (128 x 128), 0.8 (256 x 25
 1.0 (256 x 1024) of the time; on one thread 0.45, 0.95, 0.95 and 1.0. Elsewhere launches count for
 longer: not measured."""
 LARGEST_ELSEWHERE = 1 << 22
-STACK = {"cpu": 1 << 20}
+STACK = {"cpu": 1 << 21}
 """From how many elements on a stack is full: it stays small against the caches and the model."""
 STACK_ELSEWHERE = 1 << 26
 
@@ -90,4 +90,4 @@ def ready(port: Any, value: Any) -> Any:
     """An input as the phase's graph takes it."""
     if port.how == "host":
         return number(value)
-    return working(value) if port.how in ("cell", "like") else value
+    return working(value) if port.how in ("cell", "like") and not port.low else value

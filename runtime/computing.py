@@ -92,7 +92,7 @@ def _fill(frame: Frame, space: str, k: int, output: Output, value: Any) -> None:
     if isinstance(whole, Held):
         frame.values[output.value] = Held(whole.slot, tuple(at for at in whole.absent if at != k))
     else:
-        whole[k] = frame.kept(output.slot)[k] if output.slot else value
+        whole[k] = frame.kept(output.slot)[k] if output.slot else between(frame, output, value)
     if output.slot and frame.spec(output.slot).kind == "target":
         frame.touched[space].remove(members[k])
         frame.written = True
@@ -126,11 +126,14 @@ def columns_of(phase: Compute, frame: Frame) -> list[Any]:
 def _cell(frame: Frame, port: Any) -> Any:
     """Cells in the type of computing: what is kept in fewer bits is not computed in them."""
     column = frame.get(port.source)
+    if port.low:
+        return lambda k, i: column[k]
 
     def cells_of(k: int, i: int) -> Any:
         x, dtype = column[k], working_type(frame.tensors[i])
-        fewer = isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < dtype.itemsize
-        return x.to(dtype) if fewer else x
+        fewer = isinstance(x, Tensor) and x.is_floating_point()
+        # bfloat16 of float32 becomes that in `ready`, a stack at once
+        return x.to(dtype) if fewer and working_type(x).itemsize < dtype.itemsize else x
 
     return cells_of
 
@@ -215,7 +218,7 @@ _ORDERED = {"draw": _draw, "slice": _slice}
 def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
     """Keep what a phase gave for each tensor: a column, or a reduction finished over tensors."""
     if not output.combine or output.how == "tensor":
-        value: Any = parts
+        value: Any = [between(frame, output, p) for p in parts]
         if output.slot and frame.spec(output.slot).kind == "target":
             mark_took(frame, phase.space, [k for k, p in enumerate(parts) if p is None])
             frame.written = True
@@ -250,6 +253,12 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
         )
         for g in range(len(frame.group_rows))
     ]
+
+
+def between(frame: Frame, output: Output, value: Any) -> Any:
+    """A tensor's value as it is kept between phases; a functional step has its derivative."""
+    low = output.low and isinstance(value, Tensor) and not frame.functional
+    return cells.low(value) if low else value
 
 
 def _zeros(tensor: Tensor, parts: list[Any]) -> Tensor:

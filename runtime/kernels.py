@@ -148,9 +148,11 @@ class Prepared:
         if name.startswith("input:"):  # of any type and layout, and another at the next step
             given = zip(self.members, frame.get(name), strict=True)
             return [_cells(torch.as_tensor(x), frame.tensors[i]) for i, x in given]
+        low = any(o.low and o.value == name for o in self.phase.outputs)
+        dtypes = {torch.float32: torch.bfloat16} if low else {}
         return [
-            torch.empty_like(t, dtype=working_type(t), requires_grad=False)
-            for t in (frame.tensors[i] for i in self.members)
+            torch.empty_like(t, dtype=dtypes.get(w, w), requires_grad=False)
+            for t, w in ((frame.tensors[i], working_type(frame.tensors[i])) for i in self.members)
         ]
 
     def _parts(self, frame: Frame, layout: Any) -> list[Part]:

@@ -138,12 +138,15 @@ class Builder:
             return self._holder(("host", node), _friendly(node), str(self.low.host(node)), "host")
         reach = node.type.reach
         how = "cell" if reach in FINE else reach
-        value = self._holder(node, _friendly(node), self.low.name(node), how)
+        rounded = self.mode == "t" and self.low.low(node)
+        value = self._holder(node, _friendly(node), self.low.name(node), how, rounded)
+        if rounded:
+            return self._do(node)(cells.low, value)
         # a kernel keeps a truth value as a number
         kept = self.mode != "c" and how == "cell" and node.type.logical
         return self.graph.call_function(cells.truth, (value,)) if kept else value
 
-    def _holder(self, key: Any, name: str, source: str, how: str) -> fx.Node:
+    def _holder(self, key: Any, name: str, source: str, how: str, low: bool = False) -> fx.Node:
         if key not in self.holders:
             taken = {p.name.lower() for p in self.ports}  # torch.fx takes `V` and `v` for one
             fresh, n = name, 1
@@ -157,7 +160,7 @@ class Builder:
             holder.meta.update(reach=how, port=len(self.ports))
             if isinstance(key, Node):
                 holder.meta["node"] = key
-            self.ports.append(Port(fresh, source, how))
+            self.ports.append(Port(fresh, source, how, low))
             self.holders[key] = holder
         return self.holders[key]
 

@@ -25,7 +25,8 @@ def low(graph: fx.Graph) -> None:
         if rounded and node.target in (operator.add, operator.sub):
             _fuse(graph, node)
     chosen = [n for n in graph.nodes if _is_product(n) and _may(n)]
-    held = {_origin(x) for n in chosen for x in _operands(n)}
+    held = {n for n in graph.nodes if n.target is cells.low}  # inputs that came so
+    held |= {_origin(x) for n in chosen for x in _operands(n)}
     held |= {n for n in graph.nodes if n.target is cells.bf16 and _leaves(n)}
     for node in held:
         assert node is not None
@@ -38,8 +39,8 @@ def low(graph: fx.Graph) -> None:
                         user.replace_input_with(node, graph.call_function(cells.high, (node,)))
 
 
-TURNED = (torch.transpose, cells.arrange)
-TAKE_LOW = (*TURNED, cells.low, cells.norm, cells.narrow, cells.back)
+TURNED = (torch.transpose, cells.arrange, cells.matrix, cells.wide, cells.narrow, cells.back)
+TAKE_LOW = (*TURNED, cells.low, cells.norm)
 
 
 def _leaves(n: fx.Node) -> bool:

@@ -94,7 +94,7 @@ class Lowering(Placement):
             how = "cat" if n.op == "flat" else n.get("how", "sum")
             return Output(f"v{n.number}", n.type.reach, how)
         reach = n.type.reach
-        return Output(f"v{n.number}", "cell" if reach in FINE else reach)
+        return Output(f"v{n.number}", "cell" if reach in FINE else reach, low=self.low(n))
 
     def _other(self, n: Node) -> Any:
         cls = self.cls[n]

@@ -239,6 +239,15 @@ class Placement:
                     found.add(source_of(i).removeprefix("slot:"))
         return found
 
+    def low(self, n: Node) -> bool:
+        """Whether a value of a kernel is rounded to bfloat16, and read by phases alone."""
+        return (
+            n.op == "bf16"
+            and self.cls[n] == "c"
+            and n not in self.roots
+            and all(self.cls[u] in ("c", "t", "r") for u in self.order if n in inputs_of(u))
+        )
+
     def draws(self, n: Node) -> bool:
         """Whether an element-wise value is computed from random numbers."""
         return n.op == "random" or any(self.draws(i) for i in n.inputs if self.cls[i] == "c")

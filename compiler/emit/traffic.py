@@ -40,9 +40,12 @@ def traffic(plan: Plan, width: Width, domain: str = "w") -> Traffic:
 
 
 def widths(program: Program, plan: Plan, size: int = 4) -> Width:
-    """Slots have the width of their format, gradients that of their target, others `size`."""
+    """Slots have the width of their format, gradients that of their target, what is rounded to
+    bfloat16 two bytes, others `size`."""
     known = {f"slot:{p}": x.format.bytes(size) for p, x in program.slots.items()}
     for phase in _all(plan.phases):
+        low = [o.value for o in phase.outputs if o.low] if isinstance(phase, Compute) else []
+        known.update(dict.fromkeys(low, min(size, 2)))
         for read in phase.reads if isinstance(phase, Evaluate) else ():
             if read.what == "gradient":
                 known[read.value] = program.slots[read.wrt].format.bytes(size)
