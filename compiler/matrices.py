@@ -18,7 +18,16 @@ at half the rows. More threads want larger blocks; on a GPU nothing was measured
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
+    a, b = _alike(a, b)
     return a @ b
+
+
+def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors in one type: numbers that a rule makes itself are double."""
+    if a.dtype == b.dtype:
+        return a, b
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
 
 
 def add_product(z: Tensor, a: Tensor, b: Tensor, of_z: float, of_product: float) -> Tensor:
@@ -60,10 +69,12 @@ def _stacks(level: int, *operands: Tensor) -> list[Tensor]:
 
 
 def matvec(a: Tensor, b: Tensor) -> Tensor:
+    a, b = _alike(a, b)
     return (a @ b.unsqueeze(-1)).squeeze(-1)
 
 
 def solve(a: Tensor, b: Tensor, vector: bool) -> Tensor:
+    a, b = _alike(a, b)
     return (
         torch.linalg.solve(a, b.unsqueeze(-1)).squeeze(-1) if vector else torch.linalg.solve(a, b)
     )

@@ -14,7 +14,7 @@ from .ops import OPS
 from .primitive import Declaration, Registry
 from .scalars import HOST
 from .source import Diagnostic, Source, Span, nearest
-from .types import COARSE, MODEL, Axis, Type, TypeClash, coarser_or_equal, meet
+from .types import COARSE, MODEL, Axis, Type, TypeClash, coarser_or_equal, meet, union
 
 
 class Stop(Exception):
@@ -257,9 +257,15 @@ class Context:
         parts = {d: p for d, p in parts.items() if p is not self.restrict(whole, d)}
         if not parts:
             return whole
-        return self.graph.add(
-            "merge", whole, *parts.values(), type=whole.type, span=span, domains=tuple(parts)
-        )
+        axes = whole.type.axes
+        for part in parts.values():
+            axes = union(axes, part.type.axes)
+        values = [
+            self.expand(x, replace(x.type, reach=whole.type.reach, axes=axes), span)
+            for x in (whole, *parts.values())
+        ]
+        type = values[0].type
+        return self.graph.add("merge", *values, type=type, span=span, domains=tuple(parts))
 
     def whole(self, key: str, value: Node, span: Span) -> tuple[str, Node]:
         """A point of a routed part as a point of the whole target."""

@@ -109,10 +109,16 @@ def _count(frame: Frame, members: list[int], k: int, output: Output, value: Any)
     elif output.how == "group":
         whole = list(whole)
         group = frame.groups[members[k]]
-        whole[group] = _combine(output.combine, [whole[group], value])
+        whole[group] = _joined(output.combine, whole[group], value)
         frame.values[output.value] = whole
     else:
-        frame.values[output.value] = _combine(output.combine, [whole, value])
+        frame.values[output.value] = _joined(output.combine, whole, value)
+
+
+def _joined(how: str, whole: Tensor, value: Any) -> Tensor:
+    """A reduction with one value more; it is without axes where all were absent."""
+    more = torch.as_tensor(value)
+    return _combine(how, [whole.expand(more.shape), more])
 
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:
@@ -269,7 +275,8 @@ def _zeros(tensor: Tensor, parts: list[Any]) -> Tensor:
 
 def _combine(how: str, parts: list[Any]) -> Tensor:
     if not parts:
-        empty = torch.tensor(cells.EMPTY.get(how, 0.0), dtype=torch.float64)
+        shape = (0,) if how == "cat" else ()
+        empty = torch.full(shape, cells.EMPTY.get(how, 0.0), dtype=torch.float64)
         return empty.bool() if how in ("any", "all") else empty
     parts = [
         p if isinstance(p, Tensor) else torch.tensor(float(p), dtype=torch.float64) for p in parts

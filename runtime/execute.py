@@ -192,7 +192,21 @@ def _route(phase: Route, frame: Frame) -> None:
     for domain, name in zip(phase.domains, phase.inputs[1:], strict=True):
         for i, value in zip(frame.members[domain], frame.get(name), strict=True):
             whole[at[i]] = value
-    frame.values[phase.output] = whole
+    frame.values[phase.output] = _alike(whole, [frame.tensors[i] for i in at])
+
+
+def _alike(whole: list[Any], tensors: list[Tensor]) -> list[Any]:
+    """Cells with the axes that those of a part brought; what has none is the same at each place."""
+    pairs = list(zip(whole, tensors, strict=True))
+    lead = next((x.shape[: x.dim() - t.dim()] for x, t in pairs if _more(x, t)), ())
+    return [
+        x.expand(*lead, *x.shape) if lead and x is not None and not _more(x, t) else x
+        for x, t in pairs
+    ]
+
+
+def _more(x: Any, tensor: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.dim() > tensor.dim()
 
 
 def _loop(phase: Loop, frame: Frame) -> None:
@@ -235,11 +249,13 @@ def _freeze(done: Any, how: Any, old: Any, new: Any) -> Any:
         return torch.where(cells.arrange(cells.truth(done), places, axes, None, fine), old, new)
     result = []
     for k, (o, n) in enumerate(zip(old, new, strict=True)):
-        c = cells.truth(done[k] if isinstance(done, list) else done)  # a kernel says it in numbers
-        trailing = n if n is None else n[(0,) * len(places)] if places else n
-        result.append(
-            n if n is None else torch.where(cells.arrange(c, places, axes, trailing, fine), o, n)
-        )
+        own = done[k] if isinstance(done, list) else done
+        if n is None or own is None:
+            result.append(n)
+            continue
+        trailing = n[(0,) * len(places)] if places else n
+        c = cells.truth(own)  # a kernel says it in numbers
+        result.append(torch.where(cells.arrange(c, places, axes, trailing, fine), o, n))
     return result
 
 

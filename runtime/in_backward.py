@@ -46,6 +46,7 @@ class Bucket:
         self.kernels = optimizer.made_kernels(layout)
         self.whole = sum(layout.live)
         self.arrived: set[int] = set()
+        self.metrics: dict[str, Any] = {}
 
 
 class InBackward:
@@ -96,6 +97,7 @@ class InBackward:
         bucket.arrived.clear()
         loop = Gradients(bucket.layout.targets())
         run_once(optimizer, bucket.layout, bucket.slots, bucket.kernels, loop)
+        bucket.metrics = optimizer.metrics
         for p in bucket.layout.params:
             p.grad = None
 
@@ -118,9 +120,20 @@ class InBackward:
             done = any(id(p) in self.done for p in bucket.layout.params)
             if bucket.arrived or bucket.whole and not done:  # tensors without a gradient
                 self._update(optimizer, bucket)
+        optimizer.metrics = self._metrics(optimizer)
         self.watch(params)
         self.done.clear()
         return loss
+
+    def _metrics(self, optimizer: Any) -> dict[str, Any]:
+        """What the step reports: of values of tensors, those of all buckets in their order."""
+        found: dict[str, Any] = {}
+        reported = next((plan.reported for plan in optimizer._plans.values()), {})
+        for bucket in reversed(list(dict.fromkeys(self.buckets.values()))):
+            for name, value in bucket.metrics.items():
+                fine = isinstance(value, list) and reported[name][0] != "group"
+                found[name] = [*found.get(name, []), *value] if fine else value
+        return found
 
     def _arrange(self, optimizer: Any) -> None:
         whole = optimizer._arrange()

@@ -105,7 +105,8 @@ class Slots:
         self.begun = []
         if not self.pending:
             return
-        for slot in self.pending:
+        numbers = [s for s in self.pending if self.program.slots[s].begins_as_number]
+        for slot in dict.fromkeys([*numbers, *self.pending]):  # the others may read these
             self._begin(slot, frame, start, host)
         self.pending = self._absent(self.pending)
         self._renew()
@@ -182,7 +183,7 @@ class Slots:
                     codes = torch.empty_like(kept, dtype=torch.int8)
                     int8.encode(kept, codes, sizes, spec.format)
                     column[k] = self.state[p][slot] = codes
-                    self.state[p][sizes_of(slot)] = sizes
+                    self.columns[sizes_of(slot)][k] = self.state[p][sizes_of(slot)] = sizes
                     self.begun.append((sizes_of(slot), p))
 
     def _groups(self) -> int:

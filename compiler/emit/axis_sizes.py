@@ -22,7 +22,8 @@ def counting(graph: Graph) -> dict[Node, str]:
             found[n.inputs[0]] = "number of turns"
             order += body_nodes(n["body"])
         axes = (n["axis"],) if n.op == "size" else n.type.axes
-        found |= {a.size: "size of an axis" for a in axes if isinstance(a.size, Node)}
+        sizes = (a.size for a in axes if isinstance(a.size, Node))
+        found |= {size: "size of an axis" for size in sizes if size.op != "meta"}
     return found
 
 

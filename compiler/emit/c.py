@@ -57,7 +57,7 @@ class CPrinter(Printer):
     def store(self, place: int, value: str) -> str:
         """The line that keeps an element; codes are made of a whole block."""
         if self.phase.columns()[0][place] in self.phase.coded:
-            return f"q{place}[j] = (float)({value});"
+            return f"q{place}[i - b] = (float)({value});"
         return f"c{place}[i] = store{place}({value});"
 
     def value(self, how: str, place: int) -> str:
@@ -119,9 +119,9 @@ def _function(p: CPrinter, stores: list[str], sums: list[tuple[str, str]]) -> st
     finish = []
     for k, (how, _) in enumerate(sums):
         finish.append(f"a->partials[c * {len(sums)} + {k}] = optc_lanes_{how}(s{k});")
-    loop = _blocks(inner, adds, codes) if sums else _plain(inner)
-    if codes and not sums:
-        loop = _coded(inner, codes, written)
+    loop = _lanes("n", "0", [*inner, *adds]) if sums else _plain(inner)
+    if codes:
+        loop = _coded([*inner, *adds], codes, written, bool(sums))
     lines = [
         "const int64_t r = a->chunk_row[c], start = a->chunk_start[c];",
         "const int64_t n = optc_length(a, c);",
@@ -164,7 +164,7 @@ def _codes(phase: Compute) -> list[_Codes]:
     ]
 
 
-def _coded(inner: list[str], codes: list[_Codes], written: set[int]) -> list[str]:
+def _coded(inner: list[str], codes: list[_Codes], written: set[int], sums: bool) -> list[str]:
     """Block by block: the cells, and then the codes of what was written."""
     block = codes[0].format.block
     new = [c for c in codes if c.place in written]
@@ -173,11 +173,7 @@ def _coded(inner: list[str], codes: list[_Codes], written: set[int]) -> list[str
         f"  const int64_t m = n - b < {block} ? n - b : {block};",
         *(f"  {c.size()}" for c in codes),
         *(f"  float q{c.place}[{block}];" for c in new),
-        "  OPTC_VECTOR",
-        "  for (int64_t j = 0; j < m; ++j) {",
-        "    const int64_t i = b + j;",
-        *("    " + x for x in inner),
-        "  }",
+        *("  " + x for x in (_lanes if sums else _cells)("m", "b", inner)),
         *(
             f"  optc_encode(q{c.place}, m, c{c.place} + b, c{c.sizes} + b / {block}, "
             f"{c.format.power});"
@@ -187,20 +183,28 @@ def _coded(inner: list[str], codes: list[_Codes], written: set[int]) -> list[str
     ]
 
 
-def _blocks(inner: list[str], adds: list[str], codes: list[_Codes]) -> list[str]:
-    """Whole blocks of lanes, then the rest: the same lane for the same place of a chunk."""
-    sizes = ["  " + c.size() for c in codes]
-    body = ["  const int64_t i = b + j;", *("  " + x for x in (*inner, *adds))]
+def _cells(count: str, first: str, inner: list[str]) -> list[str]:
+    """So many cells from a place on."""
     return [
-        f"int64_t b = 0; for (; b + {LANES} <= n; b += {LANES}) {{",
-        *sizes,
+        "OPTC_VECTOR",
+        f"for (int64_t j = 0; j < {count}; ++j) {{",
+        f"  const int64_t i = {first} + j;",
+        *("  " + x for x in inner),
+        "}",
+    ]
+
+
+def _lanes(count: str, first: str, inner: list[str]) -> list[str]:
+    """Whole rows of lanes, then the rest: the same lane for the same place of a chunk."""
+    body = [f"  const int64_t i = {first} + l + j;", *("  " + x for x in inner)]
+    return [
+        f"int64_t l = 0; for (; l + {LANES} <= {count}; l += {LANES}) {{",
         "  OPTC_VECTOR",
         f"  for (int j = 0; j < {LANES}; ++j) {{",
         *("  " + x for x in body),
         "  }",
         "}",
-        "for (int j = 0; j < n - b; ++j) {",
-        *sizes,
+        f"for (int j = 0; j < {count} - l; ++j) {{",
         *body,
         "}",
     ]

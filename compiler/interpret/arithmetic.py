@@ -82,7 +82,7 @@ def flat(values: Values, node: Node) -> Cells:
         torch.zeros(*lead, n, dtype=torch.float64) if p is None else p
         for n, p in zip(sizes, parts, strict=True)
     ]
-    return torch.cat(whole, dim=-1)
+    return torch.cat(whole, dim=-1) if whole else torch.zeros(0, dtype=torch.float64)
 
 
 def reduce(values: Values, node: Node) -> Cells:

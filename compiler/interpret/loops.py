@@ -49,7 +49,9 @@ def _freeze(values: Values, until: Node, frozen: Cells, p: Node, old: Cells, new
         return torch.where(torch_ops.align(frozen, until.type, p.type, None), old, new)
     members = values.state.members.get(p.type.domain, [])
     return [
-        torch.where(
+        n
+        if n is None or isinstance(frozen, list) and frozen[k] is None
+        else torch.where(
             torch_ops.align(
                 frozen[k] if isinstance(frozen, list) else frozen,
                 until.type,

@@ -109,8 +109,8 @@ class Values:
         if isinstance(axis.size, int):
             return axis.size
         if isinstance(axis.size, Node):
-            value = self.value(axis.size)
-            return whole(float(value), "size of an axis")
+            value = float(self.value(axis.size))
+            return int(value) if axis.size.op == "meta" else whole(value, "size of an axis")
         for node, value in self.memo.items():
             for at, a in enumerate(node.type.axes):
                 first = value[0] if isinstance(value, list) and value else value

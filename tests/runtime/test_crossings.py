@@ -326,3 +326,60 @@ schedule r:
     fresh.load_state_dict(copy.deepcopy(opt.state_dict()))
     for key, value in opt.state[params[0]].items():
         assert torch.equal(value, fresh.state[params[0]][key])
+
+
+@pytest.mark.parametrize(
+    "what", ["loss(w + 0.1 * z)", "jvp(loss, w, z)", "dot(grad(w + z), z, over = model)"]
+)
+def test_points_and_vectors_of_a_part_have_an_axis(what: str) -> None:
+    """The tensors of the other part stand still at each of its places."""
+    text = f"""rule r(lr = 0.1):
+    for params where ndim == 2:
+        z = ones(w, probes(3))
+        metric j = mean({what}, over = probes)
+        step lr
+    for other params:
+        step lr
+"""
+    p = torch.nn.Parameter(torch.arange(1.0, 5.0).view(2, 2).double())
+    q = torch.nn.Parameter(torch.tensor([5.0, 6.0], dtype=torch.float64))
+    expected = {"l": 30 * float(((p.detach() + 0.1) ** 2).sum()), "j": 60.0 * 10, "d": 60.0 * 14}[
+        what[0]
+    ]
+    opt = optc.loads(text)([p, q])
+    opt.bind(objective=lambda: (p**2).sum() * q.prod())
+    opt.step()
+    assert float(opt.metrics["j"]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_of_tensors_are_those_of_all_buckets() -> None:
+    text = "rule r(lr = 0.1):\n    n = norm(grad(w), over = tensor)\n    metric n = n\n"
+    text += "    metric g = grad(w)\n    metric rate = lr\n    step lr\n"
+    found = []
+    for within in (False, True):
+        params = parameters()
+        opt = optc.loads(text)([{"params": params[:1]}, {"params": params[1:]}], in_backward=within)
+        objective(params).backward()
+        opt.step()
+        found.append(opt.metrics)
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        assert len(found[0][name]) == len(found[1][name])
+        assert all(map(torch.allclose, *(map(torch.as_tensor, m[name]) for m in found)))
+
+
+def test_flat_values_of_a_part_without_tensors() -> None:
+    text = """rule r(lr = 0.1):
+    for params where ndim == 5:
+        state start = flat(w)
+        w <- w - lr * back(solve(eye(all), flat(grad(w)) + 0 * start))
+    for other params:
+        step lr
+"""
+    rule, p = optc.loads(text), torch.nn.Parameter(torch.ones(3))
+    opt = rule([p])
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        opt.step()
+        opt.load_state_dict(opt.state_dict())
+    assert torch.allclose(p, torch.full((3,), 0.8))

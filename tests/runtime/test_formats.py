@@ -318,3 +318,47 @@ def test_what_is_kept_in_fewer_bits_is_not_computed_in_them(format: str, backend
         optimizer.step()
     kept = p.grad.to(types.get(format, torch.float32)).double()
     assert torch.allclose(p, 1 - kept * 0.1, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (37,), (16, 16), (70, 300)])
+def test_a_pass_that_sums_writes_codes_too(shape: tuple[int, ...]) -> None:
+    rule = """rule kept(lr = 0.01):
+    state m = zeros(w)
+    m <- 0.9 * m + grad(w)
+    n = norm(m, over = model)
+    w <- w - lr * m / (1 + n)
+    metric n = n
+"""
+    found = []
+    for backend in ("eager", *(["c"] if native.compiler() else [])):
+        g = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(shape, generator=g))
+        optimizer = made("store m as int8(block = 16)", rule=rule)([p], backend=backend)
+        trained(optimizer, [p], last=4)
+        found.append((p.detach(), optimizer.state[p]["m"], float(optimizer.metrics["n"])))
+    for p, codes, n in found:
+        assert n == pytest.approx(found[0][2], rel=1e-6)
+        assert torch.allclose(p, found[0][0], atol=1e-6)
+        assert int((codes.int() - found[0][1].int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("c", marks=needs_c)])
+@pytest.mark.parametrize("format", ["bf16(kahan)", "int8(block = 16)"])
+def test_first_values_read_slots_that_are_kept_in_two(format: str, backend: str) -> None:
+    """The mean begins where the first step ends, which the buffer and its rest say."""
+    rule = """rule kept(lr = 0.1):
+    smooth momentum(0.9)
+    step lr
+    average ema_of_weights()
+"""
+    cls = made(f"store momentum_buffer as {format}", rule=rule)
+    params = [torch.nn.Parameter(torch.ones(n)) for n in (3, 4)]
+    optimizer = cls(params[:1], backend=backend)
+    for turn, ends in enumerate((0.9, 0.71, 0.439)):
+        if turn == 2:
+            optimizer.add_param_group({"params": params[1:]})
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert torch.allclose(params[0], torch.full((3,), ends), atol=1e-2)
+    assert torch.allclose(params[1], torch.full((4,), 0.9), atol=1e-2)

@@ -124,3 +124,30 @@ def test_a_loop_behind_a_write_is_left_out_or_not_with_it(line: str, backend: st
         if line == MET:
             assert float(opt.state[p]["met"]) == pytest.approx(met, rel=1e-12)
     assert opt.state[p]["m"].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_step_that_is_taken_back_leaves_out_what_needs_its_writes(
+    backend: str, guarded: bool
+) -> None:
+    """A matrix phase behind the pass that writes the parameter."""
+    text = """rule r(lr = 0.1):
+    state Q: element[window(3)] = 0
+    g = grad(w)
+    x = g + 0.1 * w
+    w <- w - lr * x
+    Q <- roll(Q, over = window)
+    Q[0] <- x
+"""
+    text += "" if guarded else "    veto when norm(g, over = model) > 100\n"
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = optc.loads(text, guard=guarded)([p], backend=backend)
+    steps(opt, p, [1.0])
+    kept = {k: v.clone() for k, v in opt.state[p].items()}
+    held = p.detach().clone()
+    steps(opt, p, [float("inf")])
+    assert torch.equal(p, held) and opt.param_groups[0]["steps"] == 1
+    assert all(torch.equal(v, opt.state[p][k]) for k, v in kept.items())
+    steps(opt, p, [1.0])
+    assert opt.param_groups[0]["steps"] == 2 and bool((p < held).all())
