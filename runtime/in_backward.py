@@ -128,7 +128,7 @@ class InBackward:
     def _metrics(self, optimizer: Any) -> dict[str, Any]:
         """What the step reports: of values of tensors, those of all buckets in their order."""
         found: dict[str, Any] = {}
-        reported = next((plan.reported for plan in optimizer._plans.values()), {})
+        reported: dict[str, Any] = next((plan.reported for plan in optimizer._plans.values()), {})
         for bucket in reversed(list(dict.fromkeys(self.buckets.values()))):
             for name, value in bucket.metrics.items():
                 fine = isinstance(value, list) and reported[name][0] != "group"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import optc
-from optc.cli.contract import contract, probed
+from optc.cli.contract import Problem, contract, probed, runnable
 from optc.compiler import driver
 from optc.compiler.analysis import cost
 from optc.compiler.emit.traffic import by_leaf
@@ -16,6 +16,7 @@ from optc.compiler.ir import postorder
 from optc.compiler.program import Compute, Evaluate
 from optc.compiler.syntax import KINDS
 from optc.plugins.registry import library
+from optc.runtime.optimizer import optimizer_class
 
 EVERY = [(kind, name) for kind in KINDS for name in library().names(kind)]
 DTYPE = torch.float64
@@ -136,3 +137,20 @@ def test_clipping_equals_that_of_torch(clip: str) -> None:
     ours, theirs = parameters(), parameters()
     reference = torch.optim.SGD(theirs, lr=0.1)
     same(train(ours, rule(ours)), train(theirs, reference, CLIPS[clip]))
+
+
+def test_each_runs_in_float32() -> None:
+    """What a rule makes of numbers alone is double, and meets cells of any type."""
+    registry, wrong = library(), []
+    for kind, name in EVERY:
+        graph = probed(registry.find(kind, name), registry)  # type: ignore[arg-type]
+        if graph is None or runnable(graph) or graph.workers:
+            continue
+        model = Problem().float()
+        opt = optimizer_class(driver.program(graph))(model.parameters(), backend="eager")
+        opt.bind(model=model, objective=model.forward)
+        try:
+            opt.step()
+        except Exception as error:
+            wrong.append((name, error))
+    assert not wrong
