@@ -94,10 +94,11 @@ left out. torch.compile and the compiled HeavyBall are measured on the set `bloc
 takes minutes to compile; their first step is told below. Who is missing has no such rule:
 pytorch_optimizer's AdamW and SGD are torch's, torch-optimi has no SAM, Muon or PSGD. Where a peer
 does a little else: HeavyBall's SAM weighs its perturbation by the squared parameters and does not
-clip, its Muon takes embeddings too, and the PSGD of HeavyBall and pytorch_optimizer whitens
-gradients, which needs no second derivatives. `torch foreach` for `cautious_adamw` and SAM is what
-one writes by hand with torch's operations on lists; HeavyBall's cautious AdamW averages its weights
-by such a list too."""
+clip, its Muon takes embeddings too, pytorch_optimizer's Muon saves memory by writing over the
+gradients (its five steps, their type and its matrices are the rule's), and the PSGD of HeavyBall
+and pytorch_optimizer whitens gradients, which needs no second derivatives. `torch foreach` for
+`cautious_adamw` and SAM is what one writes by hand with torch's operations on lists; HeavyBall's
+cautious AdamW averages its weights by such a list too."""
 BYTES = """Bytes that the element-wise phases read and write, counted from the emitted phases; the
 bandwidth as a share of that of a kernel with the same streams and no arithmetic to speak of, one
 long buffer a stream, in the same rounds (first to third quartile); and as a share of a plain

@@ -61,7 +61,8 @@ def _muon(tensors: Trained) -> Step:
     groups = [{"params": others, "use_muon": False}]
     if matrices:
         groups.append({"params": matrices, "use_muon": True})
-    return load("pytorch_optimizer").Muon(groups).step
+    # as the rule does; by default it decays nothing
+    return load("pytorch_optimizer").Muon(groups, weight_decay=0.1, adamw_wd=0.1).step
 
 
 def _sam(tensors: Trained) -> Step:

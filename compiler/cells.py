@@ -144,6 +144,11 @@ def norm(x: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(dims), dtype=dtype)
 
 
+def low_norm(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """The norm of bfloat16 that is rounded itself: torch sums in float32, and copies nothing."""
+    return torch.linalg.vector_norm(x, dim=tuple(dims))
+
+
 def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bool) -> Tensor:
     """Reduce over the cells of one tensor: all of them, or those of each row or column."""
     cells = like.dim() if fine else 0

@@ -31,6 +31,9 @@ def low(graph: fx.Graph) -> None:
     for node in held:
         assert node is not None
         node.target = cells.low
+    for node in graph.nodes:
+        if node.target is cells.norm and _origin(node.args[0]) in held and _ends_rounded(node):
+            node.target = cells.low_norm
     for node in list(graph.nodes):
         if _origin(node) in held:
             for user in list(node.users):
@@ -40,13 +43,24 @@ def low(graph: fx.Graph) -> None:
 
 
 TURNED = (torch.transpose, cells.arrange, cells.matrix, cells.wide, cells.narrow, cells.back)
-TAKE_LOW = (*TURNED, cells.low, cells.norm)
+TAKE_LOW = (*TURNED, cells.low, cells.norm, cells.low_norm)
 
 
 def _leaves(n: fx.Node) -> bool:
     """Whether a rounded value only leaves the phase: what reads it there takes bfloat16."""
     return all(
         u.op == "output" or u.target in (cells.narrow, cells.back) and _leaves(u) for u in n.users
+    )
+
+
+def _ends_rounded(n: fx.Node) -> bool:
+    """Whether a value is only rounded, at once or bounded by numbers: rounding keeps the order."""
+    return all(
+        u.target in (cells.bf16, cells.low)
+        or u.target in (cells.maximum, cells.minimum)
+        and any(isinstance(x, int | float) for x in u.args)
+        and _ends_rounded(u)
+        for u in n.users
     )
 
 

@@ -83,3 +83,36 @@ def test_what_leaves_the_products_is_float32_again() -> None:
         if hasattr(phase, "mode")
     )
     assert "cells_low" in code and "cells_high" in code and "add_product" in code
+
+
+def test_a_norm_is_rounded_as_it_is_summed_where_it_is_only_rounded() -> None:
+    body = "m = wide(bf16(g))\n    n = norm(m, over = (short, long))\n    return back(bf16(m / {}))"
+    found = {
+        "bf16(n)": True,
+        "bf16(max(n, 1e-7))": True,
+        "bf16(min(max(n, 1e-7), 3))": True,
+        "bf16(n + 1e-7)": False,
+        "bf16(max(n, n * n))": False,
+    }
+    for divisor, low in found.items():
+        text = f"precondition p(g):\n    {body.format(divisor)}\n"
+        program = optc.loads(text + "rule r(lr = 1.0):\n    precondition p()\n    step lr\n")
+        ends = []
+        for dtype in (torch.float32, torch.float64):
+            p = torch.nn.Parameter(torch.zeros(9, 4, dtype=dtype))
+            p.grad = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+            opt = program([p])
+            opt.step()
+            ends.append(p.detach().double())
+        assert torch.equal(*ends)
+        plan = next(iter(opt._plans.values()))
+        code = "".join(x.module.code for x in plan.phases if hasattr(x, "mode"))
+        assert ("low_norm" in code) == low
+
+
+def test_torch_rounds_a_norm_once() -> None:
+    x = torch.randn(2000, 7, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for y in (x, x.mT, x[:, ::2]):
+        exact = torch.linalg.vector_norm(y.double(), dim=(1, 2)).bfloat16()
+        low = torch.func.vmap(lambda z: cells.low_norm(z, (0, 1)))(y)
+        assert low.dtype == torch.bfloat16 and (low == exact).double().mean() > 0.99
