@@ -127,6 +127,7 @@ class Captures:
                 part.scalars(rows)
                 part.launch.write(call)
         optimizer.go_on(step.took)
+        torch.autograd.graph.increment_version(optimizer._layout.params)
 
     def step(self, optimizer: Any) -> bool:
         """Replay the step that comes; False where it has to run plainly."""
@@ -167,6 +168,6 @@ def steady(optimizer: Any) -> bool:
     place; not within a capture, which has to find all that a step launches."""
     own = optimizer.__dict__
     scaled = own.get("grad_scale") is not None or own.get("found_inf") is not None
-    given = any(isinstance(x, torch.Tensor) and x.dim() for x in optimizer._inputs.values())
-    plain = optimizer._bound is None and not capturing(optimizer._layout.device)
-    return plain and not scaled and not given
+    if scaled or optimizer._bound is not None or capturing(optimizer._layout.device):
+        return False
+    return not any(isinstance(x, torch.Tensor) and x.dim() for x in optimizer._inputs.values())

@@ -7,7 +7,6 @@ every step. What a kernel cannot take (overlapping memory, say) is run by the ph
 from __future__ import annotations
 
 import ctypes
-import sys
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +20,7 @@ from .batching import ready
 from .computing import columns_of
 from .frame import Frame, Held, double, mark_took, present, working_type, write
 from .launch import Reduction
-from .table import Table
+from .table import Table, unchanged
 from .tensors import staged
 
 CODES = {
@@ -33,7 +32,6 @@ CODES = {
     torch.int8: "i8",
 }
 FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
-ABSENT = (1).to_bytes(4, sys.byteorder)
 
 
 class Kernels:
@@ -41,7 +39,13 @@ class Kernels:
 
     def __init__(self, layout: Any, printer: Any):
         self.layout, self.printer = layout, printer
+        self._live = b""
         self.phases: dict[int, Any] = {}
+
+    def current(self, groups: Any) -> bool:
+        """`Layout.current`, by the library that is loaded for the tables anyway."""
+        self._live = self._live or bytes(self.layout.live)
+        return unchanged([g["params"] for g in groups], self.layout.params, self._live)
 
     def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
@@ -302,11 +306,8 @@ class Part:
         return absent
 
     def absent(self) -> list[int]:
-        """The places whose tensors are absent; a scan in C says that in most steps none is."""
-        if not bytes(self.table._verdict).count(ABSENT):
-            return []
-        pairs = zip(self.picked, self.table.verdicts, strict=True)
-        return [k for k, word in pairs if word == "absent"]
+        """The places whose tensors are absent."""
+        return [self.picked[row] for row in self.table.absent]
 
     def scalars(self, rows: Any) -> None:
         """Keep what the host computed for the step that comes."""

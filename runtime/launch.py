@@ -95,6 +95,7 @@ class Launch:
         self.model_values = model_values
         self._phase = ctypes.cast(phase, ctypes.c_void_p)
         self._partials = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self._cuts = -1
         self._host_row = _indexes(host_row, table.rows, 1 if host is None else len(host))
         groups = 1 if group_values is None else group_values.shape[1]
         self._group_of_row = _indexes(group_of_row, table.rows, groups)
@@ -132,20 +133,26 @@ class Launch:
         table, args, library = self.table, self._args, _library()
         if not table.ready:
             raise RuntimeError("the table holds no gradients: refresh it before each launch")
-        args.chunk_row = table.chunk_row.data_ptr()
-        args.chunk_start = table.chunk_start.data_ptr()
-        args.chunks = table.chunks
+        if self._cuts != table.cuts:
+            self._follow(table.cuts)
         args.call = call % 2**64
-        if len(self.reductions) * table.chunks > len(self._partials):
-            size = len(self.reductions) * table.chunks
-            self._partials = torch.zeros(size, dtype=torch.float64, device="cpu")
-        args.partials = self._partials.data_ptr()
         place, loop = ctypes.addressof(args), parallel_loop()
         threads = thread_count() if threads is None else threads
         if library.optc_launch(loop, self._phase, place, threads) != 0:
             raise RuntimeError("torch's parallel loop failed")
         if self.reductions:
             library.optc_finish(place, *map(ctypes.addressof, self._ends), first)
+
+    def _follow(self, cuts: int) -> None:
+        """The chunks of the table are others, or lie elsewhere."""
+        table, args, self._cuts = self.table, self._args, cuts
+        args.chunk_row = table.chunk_row.data_ptr()
+        args.chunk_start = table.chunk_start.data_ptr()
+        args.chunks = table.chunks
+        size = len(self.reductions) * table.chunks
+        if size > len(self._partials):
+            self._partials = torch.zeros(size, dtype=torch.float64, device="cpu")
+        args.partials = self._partials.data_ptr()
 
 
 def check_slots(

@@ -20,6 +20,7 @@ from .evaluation import refuse_swapped, swap
 from .gradients import Gradients
 from .in_backward import InBackward
 from .inspection import parameters_of
+from .kernels import Kernels
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
@@ -179,7 +180,6 @@ class Optimizer(torch.optim.Optimizer):
     # The step -----------------------------------------------------------------------------
 
     @torch.compiler.disable
-    @torch.no_grad()
     def step(
         self, closure: Callable[[], Any] | None = None, *, objective: Any = None, batch: Any = None
     ) -> Any:
@@ -188,7 +188,8 @@ class Optimizer(torch.optim.Optimizer):
         With `in_backward` the backward pass has run it, and the step is counted.
         """
         if self._backward is not None:
-            loss = self._backward.step(closure)
+            with torch.no_grad():
+                loss = self._backward.step(closure)
             self._count(True)
             return loss
         self.settle()
@@ -200,10 +201,16 @@ class Optimizer(torch.optim.Optimizer):
                 self._count(False)
                 return None
         plain = closure is None and objective is None
-        if plain and self.program.captured and self.captures.step(self):
+        captured = plain and self.program.captured
+        if plain and not captured and self.replays.step(self):
             return None
-        if plain and self.replays.step(self):
-            return None
+        with torch.no_grad():
+            if captured and (self.captures.step(self) or self.replays.step(self)):
+                return None
+            return self._step(closure, objective, batch)
+
+    def _step(self, closure: Callable[[], Any] | None, objective: Any, batch: Any) -> Any:
+        """A step the long way, phase by phase."""
         layout = self._arrange()
         refuse_swapped(self)
         if self.program.workers and self.workers is None:
@@ -238,7 +245,8 @@ class Optimizer(torch.optim.Optimizer):
         return made
 
     def _arrange(self) -> Layout:
-        if self._layout is None or not self._layout.current(self.param_groups):
+        quick = self._kernels if isinstance(self._kernels, Kernels) else self._layout
+        if self._layout is None or quick is None or not quick.current(self.param_groups):
             self._layout = Layout(self.program, self.param_groups, parameters=True)
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
@@ -303,10 +311,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def go_on(self, took: list[bool] | None) -> None:
         """Count a step whose kernels were launched again."""
-        assert self._layout is not None and self._slots is not None
+        assert self._slots is not None
         self._slots.advance(took)
         self._count(True)
-        torch.autograd.graph.increment_version(self._layout.params)
 
     def record(self) -> None:
         """A step for a CUDA graph."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .capture import steady
 from .kernels import Prepared
 
@@ -49,6 +51,8 @@ class Replays:
             if part.table.eager:
                 return False
             gone.update(part.absent())
+        # while the tensors are at hand: the kernel sweeps them from the caches
+        torch.autograd.graph.increment_version(layout.params)
         for part in prepared.parts:
             part.scalars(rows)
             part.launch.run(call=call)

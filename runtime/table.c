@@ -281,3 +281,26 @@ int32_t optc_fill(table *t, PyObject *columns, const int32_t *which, int64_t n,
     }
     return 0;
 }
+
+/* Whether a list holds the known tensors from place `from` on, each frozen or not as it was.
+   Returns the place behind them, or -1; a Python error is none of the answers. */
+int64_t optc_same(PyObject *list, PyObject *known, int64_t from, const uint8_t *live,
+                  PyObject *requires_grad)
+{
+    ptrdiff_t n = PyList_Size(list);
+    if (n < 0 || from + n > PyList_Size(known))
+        return -1;
+    for (ptrdiff_t at = 0; at < n; at++) {
+        PyObject *p = PyList_GetItem(known, from + at);
+        if (PyList_GetItem(list, at) != p)
+            return -1;
+        PyObject *answer = PyObject_GetAttr(p, requires_grad);
+        if (answer == NULL)
+            return -1;
+        int needs = PyObject_IsTrue(answer);
+        Py_DecRef(answer);
+        if (needs != live[from + at])
+            return -1;
+    }
+    return from + n;
+}

@@ -76,6 +76,7 @@ class Table:
         self._copies = set(self.fresh) - self.written
         self.copied: set[int] = set()
         self._scratch: dict[tuple[int, int], Tensor] = {}
+        self._numbers: dict[tuple[int, ...], ctypes.Array[ctypes.c_int32]] = {}
         self._wrapped = not all(_direct(tensor) for tensor in self.parameters)
         self._given = [c for c in range(self.columns) if columns[c] is not None]
         self._lists = [self._list(c, column) for c, column in enumerate(columns)]
@@ -148,10 +149,9 @@ class Table:
         return self._having(ABSENT)
 
     def _having(self, wanted: int) -> list[int]:
-        found = self._verdict[:]
-        if wanted not in found:
+        if not bytes(self._verdict).count(wanted):  # it is no other byte of a verdict
             return []
-        return [row for row, verdict in enumerate(found) if verdict == wanted]
+        return [row for row, verdict in enumerate(self._verdict) if verdict == wanted]
 
     def _list(self, column: int, tensors: Column | None) -> list[Tensor | None]:
         """The tensors that hold the data themselves."""
@@ -231,7 +231,8 @@ class Table:
             for row in range(self.rows):
                 self._verdict[row] = self._look(row, which)
             return True, before != self._layouts()
-        numbers = (ctypes.c_int32 * len(which))(*which)
+        if (numbers := self._numbers.get(key := tuple(which))) is None:
+            numbers = self._numbers[key] = (ctypes.c_int32 * len(which))(*which)
         place = ctypes.addressof(numbers)
         _library().optc_fill(ctypes.addressof(self._struct), self._lists, place, len(which), source)
         doubtful = []
@@ -344,12 +345,29 @@ def source() -> str:
     return native.text("args.h") + native.text("launch.c") + native.text("table.c")
 
 
+def unchanged(lists: Sequence[Any], known: list[Tensor], live: bytes) -> bool:
+    """Whether lists hold the known tensors in order, each frozen or not as it was.
+
+    A frozen one has `live` 0. Python takes longer, and touches each tensor twice.
+    """
+    at = 0
+    for tensors in lists:
+        if type(tensors) is not list:
+            return False
+        at = _library().optc_same(tensors, known, at, live, "requires_grad")
+        if at < 0:
+            return False
+    return at == len(known)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = native.load(source(), kind=ctypes.PyDLL)
     place, size, anything = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     library.optc_fill.argtypes = [place, anything, place, size, anything]
     library.optc_fill.restype = None
+    library.optc_same.argtypes = [anything, anything, size, ctypes.c_char_p, anything]
+    library.optc_same.restype = size
     library.optc_chunks.argtypes = [place, place, size, place, place]
     library.optc_chunks.restype = ctypes.c_int64
     return library

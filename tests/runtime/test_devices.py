@@ -6,7 +6,6 @@ They hold no numbers, so reading one from a tensor, for which a GPU has to be wa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,8 +94,7 @@ class Table:
 
     def __init__(self, columns: Any, dtypes: Any, *, device: torch.device, **_: Any):
         assert all(t.device == device for column in columns for t in column)
-        self.rows, self.eager = len(columns[0]), []
-        self._verdict = (ctypes.c_int32 * self.rows)()
+        self.rows, self.eager, self.absent = len(columns[0]), [], []
 
     def refresh(self, columns: Any = None) -> None:
         pass
