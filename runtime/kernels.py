@@ -20,7 +20,8 @@ from .batching import ready
 from .computing import columns_of
 from .frame import Frame, Held, double, mark_took, present, working_type, write
 from .launch import Reduction
-from .table import Table, unchanged
+from .looking import unchanged
+from .table import Table
 from .tensors import staged
 
 CODES = {

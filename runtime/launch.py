@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from . import native
-from .table import Table, source
+from .looking import source
+from .table import Table
 
 OPERATIONS = ("sum", "max", "min")
 REACHES = ("tensor", "group", "model")

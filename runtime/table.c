@@ -42,7 +42,7 @@ enum {
     NEGATIVE, ALIAS, BLOCKED
 };
 
-/* Mirrored by `_Table` in table.py. */
+/* Mirrored by `Described` in looking.py. */
 typedef struct {
     int64_t rows, columns;
     uintptr_t *addr;        /* [columns][rows] */

@@ -7,15 +7,13 @@ number for the life of the table: one that drops out (no gradient, empty) only l
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import native
+from .looking import describe, library
 from .tensors import (
     Refused,
     dlpack_code,
@@ -32,19 +30,6 @@ Column = Sequence[Tensor | None]
 # The verdicts of table.c that are answers; the others between them are questions to Python.
 KERNEL, ABSENT, EMPTY, BLOCKED = 0, 1, 2, 13
 WORDS = {KERNEL: "kernel", ABSENT: "absent", EMPTY: "empty", BLOCKED: "eager"}
-DEVICES = {"cpu": 1, "cuda": 10 if torch.version.hip else 2}
-
-
-class _Table(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "columns")),
-        *((name, ctypes.c_void_p) for name in ("addr", "numel", "layout", "verdict")),
-        *((name, ctypes.c_void_p) for name in ("dtype", "loose", "blocked", "plain")),
-        ("plain_count", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("api", "is_neg", "grad")),
-        *((name, ctypes.c_int32) for name in ("device_type", "device_id", "parameter")),
-        *((name, ctypes.c_int32) for name in ("changed", "moved", "trouble")),
-    ]
 
 
 class Table:
@@ -191,7 +176,7 @@ class Table:
         self._loose = (ctypes.c_uint8 * self.columns)(*loose)
         self._dtype = (ctypes.c_int32 * self.columns)(*map(dlpack_code, self.dtypes))
         self.plain: list[type] = []
-        self._struct = _struct(self)
+        self._struct = describe(self)
 
     def _fill_all(self) -> None:
         """Check every column: at the start, and when a parameter lies elsewhere."""
@@ -234,7 +219,7 @@ class Table:
         if (numbers := self._numbers.get(key := tuple(which))) is None:
             numbers = self._numbers[key] = (ctypes.c_int32 * len(which))(*which)
         place = ctypes.addressof(numbers)
-        _library().optc_fill(ctypes.addressof(self._struct), self._lists, place, len(which), source)
+        library().optc_fill(ctypes.addressof(self._struct), self._lists, place, len(which), source)
         doubtful = []
         if self._struct.trouble:
             doubtful = [r for r, verdict in enumerate(self._verdict) if verdict not in WORDS]
@@ -314,12 +299,12 @@ class Table:
         """Cut the kept rows into chunks; who keeps a copy of them sees by `cuts` that it is old."""
         self.cuts += 1
         numel, verdict = self.numel.data_ptr(), self._verdict
-        count = _library().optc_chunks(numel, verdict, self.rows, None, None)
+        count = library().optc_chunks(numel, verdict, self.rows, None, None)
         if count > len(self.chunk_row):
             self.chunk_row = torch.zeros(count, dtype=torch.int64, device="cpu")
             self.chunk_start = torch.zeros(count, dtype=torch.int64, device="cpu")
         places = self.chunk_row.data_ptr(), self.chunk_start.data_ptr()
-        self.chunks = _library().optc_chunks(numel, verdict, self.rows, *places)
+        self.chunks = library().optc_chunks(numel, verdict, self.rows, *places)
 
 
 def _parameters(column: Column | None, names: Sequence[str] | None) -> list[Tensor]:
@@ -338,81 +323,3 @@ def _parameters(column: Column | None, names: Sequence[str] | None) -> list[Tens
 
 def _direct(tensor: Tensor) -> bool:
     return is_plain(type(tensor)) and not tensor.is_complex()
-
-
-def source() -> str:
-    """The C text that is the same for every rule."""
-    return native.text("args.h") + native.text("launch.c") + native.text("table.c")
-
-
-def unchanged(lists: Sequence[Any], known: list[Tensor], live: bytes) -> bool:
-    """Whether lists hold the known tensors in order, each frozen or not as it was.
-
-    A frozen one has `live` 0. Python takes longer, and touches each tensor twice.
-    """
-    at = 0
-    for tensors in lists:
-        if type(tensors) is not list:
-            return False
-        at = _library().optc_same(tensors, known, at, live, "requires_grad")
-        if at < 0:
-            return False
-    return at == len(known)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = native.load(source(), kind=ctypes.PyDLL)
-    place, size, anything = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
-    library.optc_fill.argtypes = [place, anything, place, size, anything]
-    library.optc_fill.restype = None
-    library.optc_same.argtypes = [anything, anything, size, ctypes.c_char_p, anything]
-    library.optc_same.restype = size
-    library.optc_chunks.argtypes = [place, place, size, place, place]
-    library.optc_chunks.restype = ctypes.c_int64
-    return library
-
-
-@functools.cache
-def exchange() -> int | None:
-    """The address of torch's DLPack functions; older versions of torch have none."""
-    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None:
-        return None
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    place = pointer(capsule, b"dlpack_exchange_api")
-    major = ctypes.c_uint32.from_address(place).value
-    # After the header (version and a pointer) the fourth function describes a tensor.
-    describe = ctypes.c_void_p.from_address(place + 16 + 3 * 8).value
-    return place if major == 1 and describe else None
-
-
-def _struct(table: Table) -> _Table | None:
-    """What C needs to know of a table; None where only the checks in Python can be used."""
-    api, kind = exchange(), DEVICES.get(table.device.type)
-    if api is None or kind is None:
-        return None
-    types = {type(tensor) for tensor in table.parameters} | {Tensor, torch.nn.Parameter}
-    # Types are known by their address; the list keeps them where they are.
-    table.plain = [one for one in types if is_plain(one)]
-    addresses = (ctypes.c_size_t * len(table.plain))(*map(id, table.plain))
-    memory: list[Any] = [
-        table._layout,
-        table._verdict,
-        table._dtype,
-        table._loose,
-        table._blocked,
-        addresses,
-    ]
-    struct = _Table(
-        *(table.rows, table.columns, table.addr.data_ptr(), table.numel.data_ptr()),
-        *(ctypes.addressof(array) for array in memory),
-        *(len(table.plain), api, id(_IS_NEG), id(_GRAD)),
-        *(kind, table.device.index or 0, table.parameter),
-    )
-    struct.keep = addresses
-    return struct
-
-
-_IS_NEG, _GRAD = Tensor.is_neg, "grad"

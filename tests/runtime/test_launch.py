@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from optc.runtime import launch, native, table
+from optc.runtime import launch, looking, native
 from optc.runtime.launch import Launch, Reduction, increment_version
 from optc.runtime.table import Table
 
@@ -117,8 +117,8 @@ def test_the_structs_agree(library: ctypes.CDLL):
         function = getattr(library, f"at_{name}")
         function.restype = ctypes.c_size_t
         assert function() == getattr(launch.Args, name).offset
-    fields = [name for name, _ in table._Table._fields_]
-    checks = table.source() + "".join(
+    fields = [name for name, _ in looking.Described._fields_]
+    checks = looking.source() + "".join(
         f"size_t at_{name}(void) {{ return offsetof(table, {path}); }}\n"
         for name, path in (
             (name, {"device_type": "device.type", "device_id": "device.id"}.get(name, name))
@@ -129,7 +129,7 @@ def test_the_structs_agree(library: ctypes.CDLL):
     for name in fields:
         function = getattr(checked, f"at_{name}")
         function.restype = ctypes.c_size_t
-        assert function() == getattr(table._Table, name).offset
+        assert function() == getattr(looking.Described, name).offset
 
 
 def test_adamw_is_torchs(library: ctypes.CDLL):

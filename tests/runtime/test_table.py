@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
 
-from optc.runtime import native, table
+from optc.runtime import looking, native
 from optc.runtime.table import Table
 from optc.runtime.tensors import local, overlapping
 
@@ -28,7 +28,7 @@ F32 = torch.float32
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of checking: a torch without the exchange capsule takes the slow one."""
     if request.param == "python":
-        monkeypatch.setattr(table, "exchange", lambda: None)
+        monkeypatch.setattr(looking, "exchange", lambda: None)
     return request.param
 
 
