@@ -192,6 +192,8 @@ EMPTY = {"max": float("-inf"), "min": float("inf"), "prod": 1.0, "all": 1.0}
 
 
 def quantile(x: Tensor, q: Any, dim: int) -> Tensor:
+    if x.shape[dim] == 0:
+        return torch.full_like(x.sum(dim), torch.nan)
     return torch.quantile(x, torch.as_tensor(q, dtype=x.dtype), dim=dim)
 
 
@@ -231,7 +233,7 @@ def narrow(x: Tensor, axes: int, like: Tensor) -> Tensor:
 
 
 def flat(x: Tensor, axes: int) -> Tensor:
-    return x.reshape((*x.shape[:axes], -1))
+    return x.reshape((*x.shape[:axes], x.shape[axes:].numel()))
 
 
 def choose(x: Tensor, at: Any, dim: int, many: bool) -> Tensor:

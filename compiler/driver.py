@@ -130,12 +130,19 @@ def _slots(graph: Graph, kept: dict[str, Any]) -> dict[str, Any]:
             x.type.logical,
             _constant(x.init),
             kept.get(p, Format()),
+            next(filter(None, map(_all_of, x.type.axes)), ""),
         )
     for p, x in list(slots.items()):
         if x.format.block:
             size = sizes_of(p)
             slots[size] = SlotSpec(size, "state", "block", x.domain, (), False, 0.0)
     return slots
+
+
+def _all_of(axis: Axis) -> str:
+    """The domain for each cell of which an axis has a place, or ""."""
+    size = axis.size
+    return str(size["cells"]) if isinstance(size, Node) and size.op == "meta" else ""
 
 
 def _places(axis: Axis) -> int | str | None:

@@ -250,6 +250,8 @@ class SlotSpec:
     logical: bool
     init: Any = None
     format: Format = Format()
+    cells: str = ""
+    """The domain of which it has a place for each cell, if it has."""
 
     @property
     def begins_as_number(self) -> bool:

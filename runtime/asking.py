@@ -37,6 +37,8 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
                 if phase.sizes[axis] is not None
                 else _found(phase, axis, frame)
             )
+    if 0 in sizes:
+        return _keep(phase, frame, [_nowhere(r, sizes, frame) for r in phase.reads])
     answers = []
     for place in itertools.product(*(range(n) for n in sizes)):
         where = dict(zip(phase.axes, place, strict=True))
@@ -45,6 +47,14 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
         answers.append(_ask(phase, points, chosen, where, frame))
     parts = [[a[at] for a in answers] for at in range(len(phase.reads))]
     _keep(phase, frame, [stacked(p, sizes) for p in parts])
+
+
+def _nowhere(read: Read, sizes: list[int], frame: Frame) -> Any:
+    """The answers of an axis without places: all cells, where a part has no tensors."""
+    if read.what in ("value", "jvp"):
+        return torch.zeros(sizes, dtype=torch.float64, device=frame.device)
+    held = (frame.tensors[i] for i in frame.members[read.wrt])
+    return [torch.zeros(*sizes, *x.shape, dtype=x.dtype, device=x.device) for x in held]
 
 
 def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:

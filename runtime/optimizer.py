@@ -27,7 +27,7 @@ from .objective import Objective
 from .options import of_call, refuse_misspelt, signature
 from .replay import Replays
 from .running import run_once
-from .state import Slots
+from .state import Slots, refuse_others
 from .withheld import Withheld, decides, waited_for
 from .workers import alone, seated
 
@@ -247,7 +247,9 @@ class Optimizer(torch.optim.Optimizer):
     def _arrange(self) -> Layout:
         quick = self._kernels if isinstance(self._kernels, Kernels) else self._layout
         if self._layout is None or quick is None or not quick.current(self.param_groups):
-            self._layout = Layout(self.program, self.param_groups, parameters=True)
+            made = Layout(self.program, self.param_groups, parameters=True)
+            refuse_others(self.program, self._layout, made, self.state)
+            self._layout = made
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
             self._slots = self._kernels = None

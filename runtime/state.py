@@ -206,6 +206,20 @@ class Slots:
             self.state[self._owner(spec)][slot] = self.columns[slot] = values.to(device, copy=True)
 
 
+def refuse_others(program: Program, before: Any, now: Any, state: Any) -> None:
+    """What is kept for each cell of the model, in one row, is not that of other tensors."""
+    for slot, spec in program.slots.items():
+        held = state.get(now.params[0], {}).get(slot) if spec.cells and now.params else None
+        if held is None:
+            continue
+        same = before is None or before.members[spec.cells] == now.members[spec.cells]
+        if not same or now.total(spec.cells) not in held.shape:
+            raise RuntimeError(
+                f"{program.name} cannot go on: its `{slot}` has a place for each cell of other "
+                "tensors, before some were added, frozen or unfrozen; make a new optimizer"
+            )
+
+
 def refuse_types(program: Program, layout: Any) -> None:
     """A schedule that stores a target in a type wants parameters of that type."""
     for name in program.targets:

@@ -383,3 +383,33 @@ def test_flat_values_of_a_part_without_tensors() -> None:
         opt.step()
         opt.load_state_dict(opt.state_dict())
     assert torch.allclose(p, torch.full((3,), 0.8))
+
+
+@pytest.mark.parametrize("way", ["group", "frozen"])
+def test_a_flat_state_of_other_tensors_is_refused(way: str) -> None:
+    """As many cells of others would be taken for those that it began with."""
+    text = "rule r(lr = 0.1):\n    state m = 0 * flat(w)\n    m <- m + flat(grad(w))\n"
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    opt = optc.loads(text + "    w <- w - lr * back(m)\n")(params[:2])
+    params[1].requires_grad_(False)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    if way == "group":
+        opt.add_param_group({"params": params[2:]})
+    else:
+        params[0].requires_grad_(False)
+        params[1].requires_grad_(True)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="`m` has a place for each cell of other tensors"):
+            opt.step()
+
+
+def test_the_quantile_of_no_cells_is_no_number() -> None:
+    text = "rule r(lr = 0.1):\n    q = quantile(abs(grad(w)), 0.5, over = tensor)\n"
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((0, 3), (3,))]
+    opt = optc.loads(text + "    w <- w - lr * min(grad(w), q)\n    metric q = q\n")(params)
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+    opt.step()
+    assert torch.isnan(opt.metrics["q"][0]) and torch.allclose(params[1], torch.full((3,), 0.8))
