@@ -407,10 +407,8 @@ def test_a_flat_state_of_other_tensors_is_refused(way: str) -> None:
 
 def test_the_quantile_of_no_cells_is_no_number() -> None:
     text = "rule r(lr = 0.1):\n    q = quantile(abs(grad(w)), 0.5, over = model)\n"
-    p = torch.nn.Parameter(torch.ones(3))
+    p = torch.nn.Parameter(torch.ones(0, 3))
     opt = optc.loads(text + "    w <- w - lr * min(grad(w), q)\n    metric q = q\n")([p])
+    p.grad = torch.zeros_like(p)
     opt.step()
-    assert torch.isnan(opt.metrics["q"]) and torch.equal(p, torch.ones(3))
-    p.grad = torch.full_like(p, 2.0)
-    opt.step()
-    assert float(opt.metrics["q"]) == 2 and torch.allclose(p, torch.full((3,), 0.8))
+    assert torch.isnan(opt.metrics["q"])
