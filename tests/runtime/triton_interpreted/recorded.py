@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optc.runtime import capture, optimizer, triton
+from optc.runtime import capture, running, triton
 
 
 class Again(TorchDispatchMode):
@@ -49,7 +49,7 @@ class Recorded:
         self.context = self.patch.context()
         patch = self.context.__enter__()
         patch.setattr(GridExecutor, "__call__", record)
-        for module in (triton, optimizer, capture):
+        for module in (triton, running, capture):
             patch.setattr(module, "capturing", lambda device: True)
         self.operations.__enter__()
         return self
