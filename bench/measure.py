@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from statistics import median, quantiles
 from time import perf_counter
@@ -116,12 +117,16 @@ def real_steps(
 
 
 def race(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The times of each after two warm-up rounds; who begins changes from round to round."""
+    """The times of each after two warm-up rounds, in another order in each round.
+
+    Who comes next pays for what is left in the caches: megabytes that have to be written back first
+    after an optimizer's step, none after a copy that goes past the caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
+    order, chance = list(runs), random.Random(0)
     for turn in range(rounds + 2):
-        at = turn % len(names)
-        for name in names[at:] + names[:at]:
+        chance.shuffle(order)
+        for name in order:
             seconds = runs[name]()
             if turn >= 2:
                 times[name].append(seconds)

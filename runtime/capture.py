@@ -170,4 +170,5 @@ def steady(optimizer: Any) -> bool:
     scaled = own.get("grad_scale") is not None or own.get("found_inf") is not None
     if scaled or optimizer._bound is not None or capturing(optimizer._layout.device):
         return False
-    return not any(isinstance(x, torch.Tensor) and x.dim() for x in optimizer._inputs.values())
+    given = optimizer._inputs.values()
+    return not given or not any(isinstance(x, torch.Tensor) and x.dim() for x in given)

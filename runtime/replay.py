@@ -36,8 +36,9 @@ class Replays:
         layout, slots = optimizer._arrange(), optimizer._slots
         if self is not optimizer.replays or not self.known or not steady(optimizer):
             return False
-        if any(group["maximize"] for group in optimizer.param_groups):
-            return False
+        for group in optimizer.param_groups:
+            if group["maximize"]:
+                return False
         host, call, plan = optimizer.coming()
         _, prepared = self.known.get(id(plan), (None, None))
         if prepared is None or prepared.slots is not slots.columns or slots.pending:
@@ -48,6 +49,8 @@ class Replays:
         gone: set[int] = set()  # the kernel passes over tensors without a gradient
         for part in prepared.parts:
             part.table.refresh()
+            if part.table.whole:
+                continue
             if part.table.eager:
                 return False
             gone.update(part.absent())
@@ -57,15 +60,14 @@ class Replays:
             part.scalars(rows)
             part.launch.run(call=call)
             part.table.release()
-        took = [i for k, i in enumerate(prepared.members) if k not in gone]
-        optimizer.go_on(_took(took, len(layout.params)))
+        optimizer.go_on(_took(prepared.members, gone, len(layout.params)))
         optimizer.metrics, optimizer._added = {}, None
         return True
 
 
-def _took(places: list[int], count: int) -> list[bool] | None:
-    """Which tensors were written; None where all were."""
-    if len(places) == count:
+def _took(places: list[int], gone: set[int], count: int) -> list[bool] | None:
+    """Which tensors were written, all at `places` but for those that were gone; None for all."""
+    if not gone and len(places) == count:
         return None
-    written = set(places)
+    written = {i for k, i in enumerate(places) if k not in gone}
     return [i in written for i in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -49,7 +50,11 @@ class Slots:
         params = self.layout.params
         old = [self.state[p].get("step") if p in self.state else None for p in params]
         values = [0.0 if s is None else float(s) for s in old]
-        self.clock = torch.tensor(values, dtype=torch.float32)
+        # Memory of Python's, which a tensor shows: an operation on it costs more than a small step.
+        self._ticks = (ctypes.c_float * len(values))(*values)
+        self.clock = (
+            torch.frombuffer(self._ticks, dtype=torch.float32) if values else torch.empty(0)
+        )
         self.uniform = int(values[0]) if values and len(set(values)) == 1 else None
         for p, view, known in zip(params, self.clock.unbind() if params else (), old, strict=True):
             if known is not None or p.requires_grad:
@@ -63,9 +68,11 @@ class Slots:
 
     def advance(self, took: list[bool] | None) -> None:
         """Count the step for the tensors that took part."""
-        if took is None or all(took):
+        if self.uniform is not None and (took is None or all(took)):
+            self.uniform += 1
+            self._ticks[:] = [self.uniform] * len(self._ticks)
+        elif took is None or all(took):
             self.clock += 1
-            self.uniform = None if self.uniform is None else self.uniform + 1
         else:
             self.clock += torch.tensor(took, dtype=torch.float32)
             self.uniform = None

@@ -124,6 +124,11 @@ class Table:
         return found
 
     @property
+    def whole(self) -> bool:
+        """Whether the kernel takes every row."""
+        return not any(bytes(self._verdict))
+
+    @property
     def eager(self) -> list[int]:
         """The rows that need torch operations instead of the kernel."""
         return self._having(BLOCKED)
