@@ -94,7 +94,9 @@ class Table:
 
     def __init__(self, columns: Any, dtypes: Any, *, device: torch.device, **_: Any):
         assert all(t.device == device for column in columns for t in column)
-        self.rows, self.eager, self.absent = len(columns[0]), [], []
+        self.rows, self.whole = len(columns[0]), True
+        self.eager: list[int] = []
+        self.absent: list[int] = []
 
     def refresh(self, columns: Any = None) -> None:
         pass
