@@ -165,9 +165,11 @@ def _interpreted(graph: Graph, i: int) -> Interpreter:
     return Interpreter(graph, tensors, [{}], Oracles(), own)
 
 
-def trained(graph: Graph, backend: str, steps: int = STEPS, half: bool = False) -> list[Tensor]:
+def trained(
+    graph: Graph, backend: str, steps: int = STEPS, half: bool = False, device: str = "cpu"
+) -> list[Tensor]:
     """The problem after some steps; with `half`, saved and loaded into a new optimizer midway."""
-    models = [Problem(i) for i in range(_size(graph))]
+    models = [Problem(i).to(device) for i in range(_size(graph))]
     opt = _optimizer(graph, models, backend)
     for step in range(steps):
         if half and step == steps // 2:
@@ -179,7 +181,7 @@ def trained(graph: Graph, backend: str, steps: int = STEPS, half: bool = False) 
         for model, own in zip(models, opt if graph.workers else [opt], strict=True):
             own.bind(model=model, objective=model.forward)
         opt.step()
-    return [x for model in models for x in model.values()]
+    return [x.cpu() for model in models for x in model.values()]
 
 
 def _optimizer(graph: Graph, models: list[Problem], backend: str) -> Any:

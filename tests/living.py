@@ -68,7 +68,7 @@ def loss_of(tensors: list[Tensor], turn: Turn, k: int, seed: int) -> Tensor:
             continue
         y = torch.view_as_real(x).double() if x.is_complex() else x.double()
         g = torch.Generator().manual_seed(seed * 1009 + 13 * k + i)
-        a = torch.randn(y.shape, generator=g, dtype=torch.float64)
+        a = torch.randn(y.shape, generator=g, dtype=torch.float64).to(y.device)
         total = total + (0.5 + 0.25 * i) * (y**2).sum() + 0.1 * torch.sin(2 * y).sum()
         total = total + 0.3 * (a * y).sum()
         ends = ends + y.sum()
@@ -94,10 +94,12 @@ class Lost(Exception):
 class Run:
     """A life with one printer; `breaks` says what happens before which step."""
 
-    def __init__(self, life: Life, backend: str, breaks: dict[int, str] | None = None):
+    def __init__(
+        self, life: Life, backend: str, breaks: dict[int, str] | None = None, device: str = "cpu"
+    ):
         self.life, self.backend, self.breaks = life, backend, breaks or {}
         self.cls = optc.loads(life.text, schedule=life.schedule, guard=life.guard)
-        self.model = Model(values_of(life))
+        self.model = Model([x.to(device) for x in values_of(life)])
         self.joined = False
         self.opt = self.made()
         self.k = 0
@@ -228,7 +230,7 @@ class Run:
     # What it has become -------------------------------------------------------------------------
 
     def held(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.model.values()]
+        return [p.detach().clone().cpu() for p in self.model.values()]
 
     def kept(self) -> dict[str, Any]:
         """Its state by names."""
