@@ -97,7 +97,7 @@ def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
         for label, n in zip(read.axes, axes, strict=False):
             frame.sizes[label.rstrip("'")] = n
         if read.what == "value":
-            value = value.detach().double()
+            value = value.double()
         if read.what == "gradient" and any(frame.maximize):
             value = [
                 v if v is None or not frame.maximize[frame.groups[i]] else -v
@@ -205,7 +205,7 @@ def stacked(parts: list[Any], sizes: list[int]) -> Any:
     def stack(xs: list[Any]) -> Any:
         if any(x is None for x in xs):
             return None
-        whole = torch.stack([x.detach() for x in xs])
+        whole = torch.stack(xs)
         return whole.reshape(*sizes, *whole.shape[1:])
 
     if isinstance(parts[0], list):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .batches import count
@@ -19,7 +20,9 @@ Loss = Callable[[Any], Tensor]
 class Pure:
     """What `torch.func` makes of losses that are computed with a model.
 
-    Parameters are handed in by functional_call; running statistics are written into copies.
+    Parameters are handed in by functional_call; running statistics are written into copies. A loss
+    that reads a parameter past the model, from a list of its own say, would see the held one: it is
+    refused, and evaluated with the point under the parameters.
     """
 
     def __init__(self, model: torch.nn.Module, params: Params):
@@ -39,6 +42,7 @@ class Pure:
         self.whole.loss = loss
         names = {id(p): n for n, p in self.whole.named_parameters()}
         keys = {t: [names[id(p)] for p in self.params[t]] for t in targets}
+        self.whole.aside = Aside(p for t in targets for p in self.params[t])
 
         def at(values: dict[str, list[Tensor]], data: Any, statistics: Any = None) -> Tensor:
             pairs = {k: v for t, vs in values.items() for k, v in zip(keys[t], vs, strict=True)}
@@ -133,6 +137,23 @@ class _Whole(torch.nn.Module):
         super().__init__()
         self.model = model
         self.loss: Any = None
+        self.aside: Any = None
 
     def forward(self, data: Any) -> Any:
-        return self.loss(data)
+        with self.aside:
+            return self.loss(data)
+
+
+class Aside(TorchFunctionMode):
+    """Refuses what computes with these tensors themselves, and not with what stands for them."""
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        super().__init__()
+        self.known = {id(x) for x in tensors}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        computed = isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size)
+        if computed and any(id(x) in self.known for x in pytree.tree_leaves((args, kwargs))):
+            raise RuntimeError("the loss reads a parameter past the model")
+        return result

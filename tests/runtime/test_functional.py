@@ -121,3 +121,25 @@ def test_it_draws_and_flips_coins_as_the_optimizer_does() -> None:
         opt.step()
         w, state, _ = step(w, state, gradient=torch.ones_like(w), seed=5)
         assert torch.allclose(p, w, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g = grad(w)\n    w <- w - lr * loss(w) * g / (1 + dot(g, g, over = model))",
+        "z = normal(w, probes(3))\n    w <- w - lr * mean(z * loss(w + z), over = probes)",
+        "z = normal(w, probes(3))\n    w <- w - lr * mean(z * hvp(loss, w, z), over = probes)",
+        "z = normal(w, probes(3))\n    w <- w - lr * mean(z * jvp(loss, w, z), over = probes)",
+    ],
+)
+def test_it_is_differentiable_through_values_and_products(body: str) -> None:
+    step = Step(compiled(f"rule r(lr = 0.1):\n    {body}\n"))
+
+    def after(w: torch.Tensor) -> torch.Tensor:
+        state = step.init(w)
+        for _ in range(2):
+            w, state, _ = step(w, state, loss=lambda x: (x**4).sum() + x.prod())
+        return (w**2).sum()
+
+    w = torch.tensor([0.5, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(after, w)

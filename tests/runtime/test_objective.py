@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import optc
@@ -215,3 +216,42 @@ def test_a_loss_that_does_not_use_a_tensor_adds_nothing(backend: str) -> None:
     opt.step()
     torch.testing.assert_close(params[0], torch.full((2,), 0.9))
     torch.testing.assert_close(params[1], torch.full((2,), 0.8))
+
+
+PAST = {
+    "gradients of examples": """
+    J = grad(w, on = each(batch))
+    w <- w - lr * mean(J / (1 + norm(J, over = model)), over = examples)
+""",
+    "a population": """
+    z = normal(w, probes(3))
+    w <- w - lr * mean(z * loss(w + 0.1 * z), over = probes)
+""",
+    "a direction": "    z = normal(w)\n    w <- w - lr * z * jvp(loss, w, z)\n",
+    "curvature": "    w <- w - lr * hvp(loss, w, grad(w))\n",
+}
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.LSTM])
+@pytest.mark.parametrize("rule", PAST.values(), ids=PAST)
+def test_a_loss_may_read_parameters_past_the_model(rule: str, kind: type[nn.Module]) -> None:
+    """A penalty on a list of them, or a module that keeps one, as recurrent ones do."""
+    found = []
+    for past in (False, True):
+        torch.manual_seed(0)
+        model = nn.ModuleList([kind(3, 2), nn.Linear(2, 1)]).double()
+        x = torch.randn(4, 5, 3, dtype=torch.float64)
+        mine = list(model.parameters())
+
+        def loss(b, model=model, past=past, mine=mine):
+            penalty = sum((p**2).sum() for p in (mine if past else model.parameters()))
+            inner = model[0](b)
+            inner = inner[0] if isinstance(inner, tuple) else torch.tanh(inner)
+            return (model[1](inner) ** 2).mean() + 0.1 * penalty
+
+        opt = optc.loads(f"rule r(lr = 0.1):\n{rule.lstrip(chr(10))}")(mine)
+        opt.bind(model if past else None, loss, curvature="forward" if past else "reverse")
+        for _ in range(2):
+            opt.step(batch=x)
+        found.append([p.detach() for p in mine])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
