@@ -191,10 +191,16 @@ EMPTY = {"max": float("-inf"), "min": float("inf"), "prod": 1.0, "all": 1.0}
 """What a reduction of no cells gives; 0 for the others."""
 
 
-def quantile(x: Tensor, q: Any, dim: int) -> Tensor:
+def quantile(x: Tensor, q: Any, dim: int, mask: Tensor | None = None) -> Tensor:
+    """The q-quantile along a dimension, of the cells where the mask is 1; NaN if there are none."""
     if x.shape[dim] == 0:
         return torch.full_like(x.sum(dim), torch.nan)
-    return torch.quantile(x, torch.as_tensor(q, dtype=x.dtype), dim=dim)
+    q = torch.as_tensor(q, dtype=x.dtype, device=x.device)
+    if mask is None:
+        return torch.quantile(x, q, dim=dim)
+    here = mask != 0
+    found = torch.nanquantile(torch.where(here, x, torch.nan), q, dim=dim)
+    return torch.where((x.isnan() & here).any(dim), torch.nan, found)
 
 
 def contract(equation: str, a: Tensor, b: Tensor, axes: Sequence[int]) -> Tensor:
@@ -270,14 +276,30 @@ def order(x: Tensor, how: str, dim: int) -> Tensor:
     return torch.roll(x, 1, dim) if how == "roll" else torch.cumsum(x, dim)
 
 
-def top(x: Tensor, amount: Any, by: str, fraction: bool, axes: int) -> Tensor:
+def top(
+    x: Tensor, amount: Any, by: str, fraction: bool, axes: int, mask: Tensor | None = None
+) -> Tensor:
     """Keep the largest cells behind the leading axes, zero elsewhere; ties go by position."""
     flat = x.reshape(*x.shape[:axes], -1)
+    score = flat.abs() if by == "abs" else flat
+    if mask is not None:
+        return _top_of(flat, score, amount, fraction, mask != 0).reshape(x.shape)
     count = flat.shape[-1]
     k = max(1, int(float(amount) * count + 1e-9)) if fraction else int(float(amount))
-    score = flat.abs() if by == "abs" else flat
     places = torch.argsort(score, dim=-1, descending=True, stable=True)[..., : min(k, count)]
     return torch.zeros_like(flat).scatter(-1, places, flat.gather(-1, places)).reshape(x.shape)
+
+
+def _top_of(flat: Tensor, score: Tensor, amount: Any, fraction: bool, here: Tensor) -> Tensor:
+    """The largest of the cells that are there; how many those are the host need not know."""
+    count = here.sum(-1, keepdim=True)
+    k = (count * amount + 1e-9).floor().clamp(min=1) if fraction else int(float(amount))
+    order = score.argsort(dim=-1, descending=True, stable=True)
+    behind = ~here.gather(-1, order)  # whatever they hold, those that are not there come last
+    order = order.gather(-1, behind.int().argsort(dim=-1, stable=True))
+    first = torch.arange(flat.shape[-1], device=flat.device) < k
+    kept = torch.where(first, flat.gather(-1, order), torch.zeros_like(flat))
+    return torch.zeros_like(flat).scatter(-1, order, kept)
 
 
 def either(c: Tensor, a: float, b: float, like: Tensor | None) -> Tensor:

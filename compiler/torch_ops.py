@@ -119,7 +119,7 @@ def _place(type: Type, label: str) -> int:
 def _reduce(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     source, over, how = node.inputs[0].type, node["over"], node["how"]
     if how == "quantile":
-        return do(cells.quantile, inputs[0], inputs[1], _place(source, over[0]))
+        return do(cells.quantile, *inputs[:2], _place(source, over[0]), *inputs[2:])
     if isinstance(over, tuple):
         return do(cells.fold_axes, inputs[0], how, tuple(_place(source, o) for o in over))
     if source.reach not in FINE:
@@ -164,7 +164,8 @@ def _first(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> 
 
 def _select(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     axes = len(node.type.axes) - (node.type.reach not in FINE)
-    return do(cells.top, *inputs, node["by"], node["of"] == "fraction", axes)
+    x, amount, *mask = inputs
+    return do(cells.top, x, amount, node["by"], node["of"] == "fraction", axes, *mask)
 
 
 def _matmul(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:

@@ -13,7 +13,7 @@ from ..source import Span
 from ..types import COARSE, Axis
 from .constants import axis_of
 from .declare import builtin
-from .reductions import reduce
+from .reductions import reduce, there
 from .views import back, flat
 
 
@@ -58,7 +58,9 @@ def first(ctx: Context, scope: Scope, span: Span, x: Any, axis: Any, over: Any =
 @builtin("quantile", "x q over")
 def quantile(ctx: Context, scope: Scope, span: Span, x: Any, q: Any, over: Any) -> Node:
     value = as_node(ctx, x, span)
+    mask: tuple[Node, ...] = ()
     if _reach(ctx, over, span) == "model":  # the order of all cells matters: they become one axis
+        mask = (flat(ctx, scope, span, there(ctx, value, span)),)
         value, over = flat(ctx, scope, span, value), (Axis("all"),)
     whole = reduce(ctx, "quantile", value, over, span)
     if not isinstance(whole["over"], tuple):
@@ -70,6 +72,7 @@ def quantile(ctx: Context, scope: Scope, span: Span, x: Any, q: Any, over: Any) 
         "reduce",
         value,
         share,
+        *mask,
         type=whole.type,
         span=span,
         how="quantile",
@@ -109,17 +112,25 @@ def top(
     whole = _reach(ctx, over, span) == "model" and value.type.reach == "element"
     if not whole and _reach(ctx, over, span) not in ("tensor", "all"):
         ctx.error("E308", "`top` goes over the model or each tensor", span)
-    source = flat(ctx, scope, span, value) if whole else value
+    source = value
+    mask: tuple[Node, ...] = ()
+    if whole:
+        source = flat(ctx, scope, span, value)
+        mask = (flat(ctx, scope, span, there(ctx, value, span)),)
     kept = ctx.graph.add(
         "select",
         source,
         size,
+        *mask,
         type=source.type,
         span=span,
         by=name,
         of="k" if fraction is None else "fraction",
     )
-    return back(ctx, scope, span, kept, like=value) if whole else kept
+    if not whole:
+        return kept
+    cells = back(ctx, scope, span, kept, like=value)
+    return ctx.map("where", ctx.map("eq", value, value, span=span), cells, cells, span=span)
 
 
 def _reach(ctx: Context, over: Any, span: Span) -> str:

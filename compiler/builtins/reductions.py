@@ -9,7 +9,7 @@ from ..ir import Node
 from ..meanings import Mixing
 from ..scope import Context, Scope, as_node
 from ..source import Span
-from ..types import REACHES, Axis, coarser_or_equal
+from ..types import COARSE, REACHES, Axis, coarser_or_equal
 from .declare import builtin
 from .mixing import mix
 
@@ -50,18 +50,16 @@ for _name, _how in (("sum", "sum"), ("any", "any"), ("all", "all"), ("product", 
     _reduction(_name, _how)
 
 
+def there(ctx: Context, value: Node, span: Span) -> Node:
+    """1 in each cell of a value, absent where it is."""
+    one = ctx.graph.const(1.0)
+    return ctx.map("where", ctx.map("eq", value, value, span=span), one, one, span=span)
+
+
 @builtin("count", "x over")
 def count(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
     """How many cells a value has over a reach (all of them, whatever their values)."""
-    value = as_node(ctx, x, span)
-    one = ctx.map(
-        "where",
-        ctx.map("eq", value, value, span=span),
-        ctx.graph.const(1.0),
-        ctx.graph.const(1.0),
-        span=span,
-    )
-    return reduce(ctx, "sum", one, over, span)
+    return reduce(ctx, "sum", there(ctx, as_node(ctx, x, span), span), over, span)
 
 
 @builtin("mean", "x over")
@@ -69,12 +67,12 @@ def mean(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
     value = as_node(ctx, x, span)
     if over == (Axis("workers"),):
         return mix(ctx, scope, span, value, Mixing(("complete",)))
-    return ctx.map(
-        "div",
-        reduce(ctx, "sum", value, over, span),
-        count(ctx, scope, span, value, over),
-        span=span,
-    )
+    total = reduce(ctx, "sum", value, over, span)
+    if total.type.reach in COARSE:
+        return ctx.map("div", total, count(ctx, scope, span, value, over), span=span)
+    # what is absent is so in the sum: the cells are counted without a look at them
+    ones = ctx.expand(ctx.graph.const(1.0), replace(value.type, logical=False), span)
+    return ctx.map("div", total, reduce(ctx, "sum", ones, over, span), span=span)
 
 
 @builtin("norm", "x over")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ir import Graph, Node
+from ..ir import KIND, Graph, Node
 from ..least import within
 from ..ops import OPS
 from ..rewrite import Const, Rule, Var, op, rewrite
 from ..scalars import HOST
-from ..types import SIDES, TypeClash, meet
+from ..types import COARSE, SIDES, TypeClash, meet
 
 X, Y = Var("x"), Var("y")
 
@@ -34,9 +34,14 @@ def _made(name: str, *order: str) -> Any:
 
 
 def _one(graph: Graph, node: Node, x: Node) -> Node:
-    """x^0, except where only x says how many places its axes have."""
+    """x^0, except where only x says how many places its axes have, or which cells are there."""
     open = any(a.size is None and a.name not in SIDES for a in node.type.axes)
-    return node if open else graph.const(1.0, node.span)
+    return node if open or not everywhere(graph, x) else graph.const(1.0, node.span)
+
+
+def _same(graph: Graph, node: Node, c: Node, x: Node) -> Node:
+    """Sides that are equal, except where the condition says which cells are there."""
+    return x if everywhere(graph, c) else node
 
 
 def _choose(graph: Graph, node: Node, c: Any, a: Node, b: Node) -> Node:
@@ -73,7 +78,7 @@ FOLD = (
     Rule("or false", op("or", X, Const(False)), _x),
     Rule("false or", op("or", Const(False), X), _x),
     Rule("known condition", op("where", Const(name="c"), Var("a"), Var("b")), _choose),
-    Rule("same sides", op("where", Var("c"), X, X), _x),
+    Rule("same sides", op("where", Var("c"), X, X), _same),
     Rule("the condition itself", op("where", X, Const(True), Const(False)), _x),
     Rule("its opposite", op("where", X, Const(False), Const(True)), _made("not", "x")),
     Rule("expand expand", op("expand", op("expand", X)), _x),
@@ -93,9 +98,34 @@ def negative_zero(node: Node) -> bool:
     return node.op not in ("abs", "exp", "sigmoid", "clock", "meta", "size", "iota", "value")
 
 
+def everywhere(graph: Graph, node: Node) -> bool:
+    """Whether a value surely has the cells of every tensor, those without a gradient too."""
+    stack, seen = [node], {node}
+    while stack:
+        n = stack.pop()
+        if n.type.reach in COARSE:
+            continue
+        slot = graph.slots[n["slot"]] if n.op == "read" else None
+        if slot is None and n.op not in _STRICT:
+            return False
+        if slot is not None and slot.init is None and slot.kind != "target":
+            return False
+        before = n.inputs if slot is None or slot.init is None else (slot.init,)
+        new = [i for i in before if i not in seen]
+        seen.update(new)
+        stack += new
+    return True
+
+
+_STRICT = {k for k, kind in KIND.items() if kind in ("map", "leaf", "random", "reduce")} - {
+    "parameter"
+}
+"""What is there wherever its inputs are; what a loop carries may become absent in a turn."""
+
+
 def compute(graph: Graph, node: Node) -> Node:
     """What is no equation: constants, routing, broadcasting that an operation does by itself."""
-    for rule in (_constant, _restricted, _merged, _broadcast):
+    for rule in (_constant, _restricted, _merged, _broadcast, _unmasked):
         new = rule(graph, node)
         if new is not node:
             return new
@@ -165,6 +195,16 @@ def _broadcast(graph: Graph, node: Node) -> Node:
             if _meets(trial, node):
                 inputs = trial
     return graph.rebuild(node, tuple(inputs))
+
+
+def _unmasked(graph: Graph, node: Node) -> Node:
+    """Cells that are all there need no mask."""
+    if len(node.inputs) < 3 or node.op not in ("reduce", "select"):
+        return node
+    *rest, mask = node.inputs
+    if mask.op != "flat" or mask.inputs[0].op != "expand":
+        return node
+    return graph.rebuild(node, tuple(rest))
 
 
 def _meets(inputs: list[Node], node: Node) -> bool:

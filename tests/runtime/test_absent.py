@@ -10,6 +10,7 @@ import torch
 
 from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Tensors
+from optc.compiler.ir import postorder
 from optc.compiler.primitive import NoLibrary
 from optc.compiler.source import Source
 from optc.runtime.capture import obstacle
@@ -175,6 +176,96 @@ def test_it_is_the_step_of_the_interpreter(
         for key, value in meaning.metrics.items():
             assert float(opt.metrics[key]) == pytest.approx(float(value), rel=1e-12), (step, key)
     assert [int(opt.state[p]["step"]) + 1 for p in values] == meaning.t
+
+
+def _lowest(cells: torch.Tensor) -> torch.Tensor:
+    return cells.quantile(0.3)
+
+
+def _kept(cells: torch.Tensor) -> torch.Tensor:
+    return cells.sort(descending=True).values[: cells.numel() * 2 // 3].sum()
+
+
+def _squares(cells: torch.Tensor) -> torch.Tensor:
+    return (cells**2).sum()
+
+
+REDUCTIONS: dict[str, Any] = {
+    "sum(g, over = model)": torch.sum,
+    "product(g, over = model)": torch.prod,
+    "count(g, over = model)": torch.numel,
+    "mean(g, over = model)": torch.mean,
+    "mean(mean(g, over = group), over = model)": torch.mean,
+    "max(-g, over = model)": lambda cells: (-cells).max(),
+    "min(abs(g), over = model)": lambda cells: cells.abs().min(),
+    "norm(g, over = model)": torch.norm,
+    "dot(g, g, over = model)": _squares,
+    "dot(two, two', over = model)[1, 0] / 2": _squares,
+    "mean(two, over = model)[0]": torch.mean,
+    "where(any(abs(g) < 0.02, over = model), 1, 0)": lambda cells: (cells.abs() < 0.02).any(),
+    "where(all(abs(g) > 0.02, over = model), 1, 0)": lambda cells: (cells.abs() > 0.02).all(),
+    "quantile(g, 0.3, over = model)": _lowest,
+    "quantile(two, 0.3, over = model)[1] / 2": _lowest,
+    "quantile(norm(g, over = tensor), 1, over = model)": lambda cells: cells[:10].norm(),
+    "sum(top(g - 9, over = model, fraction = 0.667), over = model)": lambda c: _kept(c - 9),
+    "sum(top(two - 9, over = model, k = 10), over = model)[0]": lambda c: _kept(c - 9),
+    "count(top(g, over = model, k = 2), over = model)": torch.numel,
+    "sum(count(g, over = tensor), over = model)": torch.numel,
+    "sum(count(g, over = row), over = model)": torch.numel,
+    "sum(where(g < 0, 2, 2), over = model)": lambda cells: 2 * cells.numel(),
+    "sum(g^0, over = model)": torch.numel,
+}
+"""What is taken over all cells, and the same of the cells that are there, by torch."""
+
+
+@pytest.mark.parametrize("expression", REDUCTIONS)
+def test_a_reduction_skips_the_cells_that_are_absent(expression: str) -> None:
+    text = f"""rule r(lr = 0.1):
+    g = grad(w)
+    two = g * grid(places, 1, 2, 2)
+    found = {expression}
+    w <- w - lr * g
+    metric found = found
+"""
+    step = 2
+    graph = driver.graph(Source("rule.opt", text), NoLibrary())
+    loop = Gradients({})
+    loop.step = step
+    tensors = Tensors([n for n, _ in start()], [v for _, v in start()])
+    meaning = Interpreter(graph, tensors, [{}], loop)  # type: ignore[arg-type]
+    meaning.step()
+    found = [float(meaning.metrics["found"])]
+    for backend in BACKENDS:
+        params = [torch.nn.Parameter(v) for _, v in start()]
+        opt = optimizer_class(compiled(text))(params, backend=backend)
+        objective(params, step, 1.0).backward()
+        opt.step()
+        found.append(float(opt.metrics["found"]))
+    cells = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
+    assert cells.numel() == 15
+    assert found == pytest.approx([float(REDUCTIONS[expression](cells))] * len(found), rel=1e-12)
+
+
+def test_what_the_largest_cells_are_taken_of_stays_absent() -> None:
+    """Of a tensor without a gradient nothing is written, and it takes no part in the step."""
+    text = "rule r(lr = 0.1):\n    w <- 0.5 * w - lr * top(grad(w), over = model, k = 3)\n"
+    params = [torch.nn.Parameter(v) for _, v in start()]
+    opt = optimizer_class(compiled(text))(params)
+    objective(params, 2, 1.0).backward()
+    opt.step()
+    for k, (p, (_, before)) in enumerate(zip(params, start(), strict=True)):
+        assert torch.equal(p, before) is (k in ABSENT[2])
+        assert int(opt.state[p]["step"]) == (0 if k in ABSENT[2] else 1)
+
+
+def test_cells_that_are_all_there_are_not_looked_at() -> None:
+    text = """rule r(lr = 0.1):
+    n = quantile(abs(w), 0.5, over = model) + mean(w^0, over = model)
+    w <- top(w, over = model, k = 3) * n
+"""
+    nodes = list(postorder(driver.graph(Source("rule.opt", text), NoLibrary()).roots()))
+    assert sorted(len(n.inputs) for n in nodes if n.op in ("select", "reduce")) == [1, 2, 2]
+    assert not [n for n in nodes if n.op in ("eq", "pow")]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
