@@ -24,7 +24,7 @@ from .kernels import Kernels
 from .layout import Layout
 from .loop import Loop
 from .objective import Objective
-from .options import of_call, refuse_misspelt, signature
+from .options import lacking, of_call, refuse_misspelt, signature
 from .replay import Replays
 from .running import run_once
 from .state import Slots, refuse_others
@@ -129,6 +129,10 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group; its options are checked, what it leaves out has its default."""
         self.settle()
         refuse_misspelt(self.program, param_group)
+        if missing := lacking(self.program, self.defaults, param_group):
+            raise TypeError(
+                f"{self.program.name} needs the option {missing!r}, from its call or every group"
+            )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name, bound in self.program.bounds.items():

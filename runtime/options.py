@@ -24,18 +24,31 @@ OF_GROUPS = (
 
 def with_defaults(program: Program, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a rule; says which of those given is unknown, and which is missing."""
+    _refuse_unknown(program, given)
+    missing = lacking(program, given)
+    if missing:
+        raise TypeError(f"{program.name} needs the option {missing!r}")
+    return {**program.options, **given}
+
+
+def _refuse_unknown(program: Program, given: Mapping[str, Any]) -> None:
     names = list(program.options)
     unknown = [n for n in given if n not in names]
     if unknown:
         raise TypeError(f"{program.name} has no option {unknown[0]!r}; it takes {', '.join(names)}")
-    missing = [n for n, d in program.options.items() if d is None and n not in given]
-    if missing:
-        raise TypeError(f"{program.name} needs the option {missing[0]!r}")
-    return {**program.options, **given}
+
+
+def lacking(program: Program, *given: Mapping[str, Any]) -> str:
+    """An option without a default that is in none of those given, or ""."""
+    wanted = (name for name, default in program.options.items() if default is None)
+    return next((n for n in wanted if not any(n in g for g in given)), "")
 
 
 def of_call(program: Program, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a rule whose optimizer is called with these arguments."""
+    """The options of a rule whose optimizer is called with these arguments.
+
+    Those without a default may be missing: the groups then say them.
+    """
     names = list(program.options)
     if len(args) > len(names):
         raise TypeError(f"{program.name} takes at most {len(names)} options: {', '.join(names)}")
@@ -44,7 +57,9 @@ def of_call(program: Program, args: Sequence[Any], options: Mapping[str, Any]) -
         if name not in names and given.get(name):
             raise ValueError(f"Invalid option: {program.name} has no {name}")
     torchs = {*WITHOUT_EFFECT, *REFUSED} - {*names}
-    return with_defaults(program, {k: v for k, v in given.items() if k not in torchs})
+    given = {k: v for k, v in given.items() if k not in torchs}
+    _refuse_unknown(program, given)
+    return {**{k: v for k, v in program.options.items() if v is not None}, **given}
 
 
 def refuse_misspelt(program: Program, group: Mapping[str, Any]) -> None:

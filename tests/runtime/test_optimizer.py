@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 
@@ -49,6 +50,31 @@ def test_groups_and_names() -> None:
     opt.step()
     moved = [(a - b).abs().max().item() for (_, a), b in zip(named, before, strict=True)]
     assert moved[0] > 0.45 and moved[2] < 0.3
+
+
+def test_an_option_without_a_default_may_be_said_by_every_group() -> None:
+    cls = optimizer_class(compiled("rule r(lr: nonnegative):\n    step lr\n"))
+    a, b, c = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    opt = cls([{"params": a, "lr": 0.1}, {"params": b, "lr": 0.2}])
+    for p in (a, b):
+        p.grad = torch.ones(2)
+    copy.deepcopy(opt).step()
+    opt.step()
+    assert [p.tolist() for p in (a, b)] == [pytest.approx([0.9, 0.9]), pytest.approx([0.8, 0.8])]
+    for refused in (
+        lambda: cls([a, b]),
+        lambda: cls([{"params": a, "lr": 0.1}, {"params": b}]),
+        lambda: opt.add_param_group({"params": c}),
+        lambda: copy.deepcopy(opt).add_param_group({"params": c}),
+    ):
+        with pytest.raises(TypeError, match="r needs the option 'lr', from its call or"):
+            refused()
+    assert len(opt.param_groups) == 2
+    opt.add_param_group({"params": c, "lr": 0.3})
+    with pytest.raises(ValueError, match="Invalid lr"):
+        cls([{"params": a, "lr": -0.1}])
+    with pytest.raises(TypeError, match="no option 'rate'"):
+        cls([{"params": a, "lr": 0.1}], rate=1.0)
 
 
 def test_keys_of_torch_and_labels_stay_in_their_group() -> None:
