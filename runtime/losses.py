@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .inspection import takes, takes_argument
+from .inspection import modules_of, takes
 
 Function = Callable[..., Any]
 
@@ -35,10 +36,15 @@ class Losses:
         else:
             self.default, self.name = objective, ""
 
+    def modules(self) -> list[torch.nn.Module]:
+        """The modules that the losses reach."""
+        functions = [*self.functions.values(), *([self.default] if self.default else [])]
+        return list(dict.fromkeys(m for f in functions for m in modules_of(f)))
+
     def answer(self, name: str, data: Any, parts: Mapping[str, Any] | None = None) -> Tensor:
         """One call of the objective."""
         function = self._function(name)
-        arguments = () if data is None and not takes_argument(function) else (data,)
+        arguments = () if data is None and takes(function, **(parts or {})) else (data,)
         try:
             found = function(*arguments, **(parts or {}))
         except TypeError as error:

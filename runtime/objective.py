@@ -26,7 +26,6 @@ from .derivatives import (
     reverse_over_reverse,
     weighted,
 )
-from .inspection import modules_of
 from .isolation import Isolation
 from .loop import Loop
 from .losses import Function, Losses
@@ -86,10 +85,9 @@ class Objective(Loop):
         self.oracles = {**named, **(oracles or {})}
         self.sources = Sources({"": draw, **(sources or {})})
         self.scaler, self.curvature, self.memory = scaler, curvature, memory
-        within = [model] if model is not None else []
-        if model is None and alone is not None:
-            within = modules_of(alone)
-        self.isolation = Isolation(params, [*within, *modules], seed, stats, sync, in_place)
+        self.modules = tuple(modules)
+        self.promises: tuple[Any, ...] = seed, stats, sync, in_place
+        self.isolation = self._isolation()
         self.sharded = any(type(p) not in (Tensor, torch.nn.Parameter) for p in self._all())
         self.several = False
         self.turn, self.begun, self.works = 0, False, dict[str, bool]()
@@ -105,7 +103,14 @@ class Objective(Loop):
     def rebound(self, objective: Function | Mapping[str, Function]) -> Objective:
         """The same with another objective, for `step(objective=fn)`."""
         self.losses.bind(objective)
+        if self.model is None:
+            self.isolation = self._isolation()
         return self
+
+    def _isolation(self) -> Isolation:
+        """Around the evaluations of the model, or else of the modules that the losses reach."""
+        within = [self.model] if self.model is not None else self.losses.modules()
+        return Isolation(self.params, [*within, *self.modules], *self.promises)
 
     def _begin(self) -> None:
         if not self.begun:
@@ -383,8 +388,9 @@ class Objective(Loop):
 
     def finish(self) -> None:
         """Nothing of the step stays but its first value."""
-        if self.found_inf is not None and self.begun:
-            report(self.scaler, self, self.found_inf)
+        if self.begun and self._scale() is not None:
+            none = torch.zeros((), dtype=torch.float32, device=self._all()[0].device)
+            report(self.scaler, self, none if self.found_inf is None else self.found_inf)
         self.begun, self.turn = False, self.turn + 1
         try:
             self.isolation.check()

@@ -118,7 +118,12 @@ class Optimizer(torch.optim.Optimizer):
         return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._bound, self._binding, self.workers = None, {}, getattr(self, "workers", None)
+        # load_state_dict comes here too, and what is bound stays; a copy has nothing yet
+        self._bound, self._binding = (
+            self.__dict__.get("_bound"),
+            self.__dict__.get("_binding", {}),
+        )
+        self.workers = getattr(self, "workers", None)
         self.in_backward = state.get("in_backward", self.__dict__.get("in_backward", False))
         self._fresh()
         super().__setstate__(state)

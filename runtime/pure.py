@@ -42,11 +42,13 @@ class Pure:
         self.whole.loss = loss
         names = {id(p): n for n, p in self.whole.named_parameters()}
         keys = {t: [names[id(p)] for p in self.params[t]] for t in targets}
-        self.whole.aside = Aside(p for t in targets for p in self.params[t])
+        past = Aside(p for t in targets for p in self.params[t])
+        self.whole.aside = past
 
         def at(values: dict[str, list[Tensor]], data: Any, statistics: Any = None) -> Tensor:
             pairs = {k: v for t, vs in values.items() for k, v in zip(keys[t], vs, strict=True)}
             buffers = self.statistics() if statistics is None else statistics
+            past.given = {id(v): k for k, v in pairs.items()}
             pairs.update({k: b.clone() for k, b in buffers.items()})
             return functional_call(self.whole, pairs, (data,))
 
@@ -61,7 +63,7 @@ class Pure:
             return at({wrt: values}, data)
 
         found = torch.func.jvp(torch.func.grad(of) if gradient else of, (x,), (vector,))[1]
-        return [h.detach() for h in found] if gradient else found
+        return self._used(found, wrt) if gradient else found
 
     def mapped(
         self,
@@ -106,14 +108,17 @@ class Pure:
             randomness=randomness,
             chunk_size=chunk([p for t in targets for p in self.params[t]], n),
         )(x, leaves, stats)
-        asked = {
-            t: [
-                h.detach() if p.requires_grad else None
-                for h, p in zip(g[t], self.params[t], strict=True)
-            ]
-            for t in gradients
-        }
+        asked = {t: self._used(g[t], t) for t in gradients}
         return f.detach(), asked
+
+    def _used(self, gradients: list[Tensor], target: str) -> list[Any]:
+        """Gradients, where a parameter has one: what the loss never read has zeros here."""
+        read = self.whole.aside.read
+        names = {id(p): n for n, p in self.whole.named_parameters()}
+        return [
+            g.detach() if p.requires_grad and (names[id(p)] in read or bool(g.any())) else None
+            for g, p in zip(gradients, self.params[target], strict=True)
+        ]
 
     def _expanded(
         self, targets: list[str], points: Points, over: tuple[str, ...]
@@ -145,15 +150,19 @@ class _Whole(torch.nn.Module):
 
 
 class Aside(TorchFunctionMode):
-    """Refuses what computes with these tensors themselves, and not with what stands for them."""
+    """Refuses what computes with these tensors themselves, and notes what stands for them."""
 
     def __init__(self, tensors: Iterable[Tensor]):
         super().__init__()
         self.known = {id(x) for x in tensors}
+        self.given: dict[int, str] = {}
+        self.read: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        computed = isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size)
-        if computed and any(id(x) in self.known for x in pytree.tree_leaves((args, kwargs))):
-            raise RuntimeError("the loss reads a parameter past the model")
+        if isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size):
+            ids = {id(x) for x in pytree.tree_leaves((args, kwargs))}
+            if ids & self.known:
+                raise RuntimeError("the loss reads a parameter past the model")
+            self.read |= {self.given[i] for i in ids & self.given.keys()}
         return result

@@ -18,7 +18,7 @@ def unscale(gradients: Iterable[Any], scale: Tensor, found: Tensor) -> None:
     group = None
     for g in gradients:
         if g is not None:
-            alike.setdefault((g.device, g.dtype), []).append(local(g))
+            alike.setdefault((g.device, g.dtype), []).append(_numbers(local(g)))
             group = getattr(g, "device_mesh", group)
     inverse = scale.double().reciprocal().float()
     for (device, _), tensors in alike.items():
@@ -28,6 +28,13 @@ def unscale(gradients: Iterable[Any], scale: Tensor, found: Tensor) -> None:
     if group is not None:
         for axis in range(group.ndim):
             dist.all_reduce(found, dist.ReduceOp.MAX, group.get_group(axis))
+
+
+def _numbers(g: Tensor) -> Tensor:
+    """The memory of a gradient as real numbers."""
+    if not g.is_complex():
+        return g
+    return torch.view_as_real(g.conj() if g.is_conj() else g)
 
 
 def report(scaler: Any, owner: object, found: Tensor) -> None:

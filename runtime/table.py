@@ -64,6 +64,9 @@ class Table:
         self._numbers: dict[tuple[int, ...], ctypes.Array[ctypes.c_int32]] = {}
         self._wrapped = not all(_direct(tensor) for tensor in self.parameters)
         self._given = [c for c in range(self.columns) if columns[c] is not None]
+        # rows whose state has not begun: they are absent, whatever they are given
+        fixed = (x for c, x in enumerate(columns) if x is not None and c not in self.fresh)
+        self._gone = {row for x in fixed for row, tensor in enumerate(x) if tensor is None}
         self._lists = [self._list(c, column) for c, column in enumerate(columns)]
         sizes = [tensor.numel() for tensor in self._lists[parameter] if tensor is not None]
         offsets = list(accumulate(sizes, initial=0))[:-1] if cell_offset is None else cell_offset
@@ -81,7 +84,7 @@ class Table:
         """Take the gradients from the parameters, or from `fresh`, and check them again."""
         source = None
         if fresh is None and len(self.fresh) == 1:
-            if self._wrapped:
+            if self._wrapped or self._gone:
                 fresh = {self.fresh[0]: [tensor.grad for tensor in self.parameters]}
             else:
                 source, fresh = self.parameters, {self.fresh[0]: [None] * self.rows}
@@ -148,6 +151,8 @@ class Table:
         if tensors is None:
             return [None] * self.rows
         found = list(tensors)
+        for row in self._gone if column in self.fresh else ():
+            found[row] = None
         for row, tensor in enumerate(found if self._wrapped else ()):
             if tensor is not None and not _direct(tensor):
                 try:

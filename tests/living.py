@@ -250,7 +250,7 @@ class Oracles:
     def __init__(self, life: Life):
         self.life, self.k = life, 0
 
-    def at(self, points: Any, wrt: str) -> tuple[Tensor, list[Tensor]]:
+    def at(self, objective: str, points: Any, data: Any, wrt: str) -> tuple[Tensor, list[Tensor]]:
         leaves = [x.detach().clone().requires_grad_() for x in points[wrt]]
         tensors = [y for t, xs in points.items() for y in (leaves if t == wrt else xs)]
         order = [i for g in self.life.groups for i in g]
@@ -258,18 +258,18 @@ class Oracles:
         return loss_of(back, self.life.turns[self.k], self.k, self.life.seed), leaves
 
     def value(self, objective: str, points: Any, data: Any) -> Tensor:
-        return self.at(points, next(iter(points)))[0].detach()
+        return self.at(objective, points, data, next(iter(points)))[0].detach()
 
     def gradient(self, objective: str, points: Any, data: Any, wrt: str) -> list[Any]:
         with torch.enable_grad():
-            value, leaves = self.at(points, wrt)
+            value, leaves = self.at(objective, points, data, wrt)
             if not value.requires_grad:
                 return [None] * len(leaves)
             return list(torch.autograd.grad(value, leaves, allow_unused=True))
 
     def hvp(self, objective: str, points: Any, data: Any, wrt: str, of: str, v: Any) -> list[Any]:
         with torch.enable_grad():
-            value, leaves = self.at(points, of)
+            value, leaves = self.at(objective, points, data, of)
             if not value.requires_grad:
                 return [None] * len(leaves)
             g = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)

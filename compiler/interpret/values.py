@@ -113,7 +113,8 @@ class Values:
             return int(value) if axis.size.op == "meta" else whole(value, "size of an axis")
         for node, value in self.memo.items():
             for at, a in enumerate(node.type.axes):
-                first = value[0] if isinstance(value, list) and value else value
+                cells = value if isinstance(value, list) else [value]
+                first = next((x for x in cells if x is not None), None)
                 if a.name == axis.name and isinstance(first, torch.Tensor) and first.dim() > at:
                     return int(first.shape[at])
         bearer = self._bearer(axis.name)

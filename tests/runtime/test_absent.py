@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import optc
 from optc.compiler import driver
 from optc.compiler.interpret import Interpreter, Tensors
 from optc.compiler.ir import postorder
@@ -299,3 +300,22 @@ def test_what_the_host_does_for_tensors_without_a_gradient_is_not_recorded(
 """
     why = obstacle(compiled(text).plan(()), None)
     assert ("a tensor without a gradient" in why) is refused
+
+
+def test_a_state_that_has_not_begun_leaves_its_tensor_out() -> None:
+    """Its memory is not there, though the numbers drawn for the tensor are."""
+    text = """rule r(lr = 0.1):
+    state D = abs(hvp(loss, w, w))
+    D <- 0.5 * D + 0.5 * abs(hvp(loss, w, w)) * abs(rademacher(w))
+    w <- w - lr * grad(w) / (1 + D) * abs(rademacher(w))
+"""
+    found = []
+    for backend in BACKENDS:
+        used, late = (torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+        opt = optc.loads(text)([late, used], backend=backend)
+        for turn in range(4):
+            opt.bind(objective=lambda t=turn, u=used, v=late: (u**2 + (v**4 if t > 1 else 0)).sum())
+            opt.step()
+            assert ("D" in opt.state[late]) == (turn > 1)
+        found.append([used.detach(), late.detach()])
+    assert all(map(torch.allclose, found[0], found[-1])) and not torch.equal(*found[0])

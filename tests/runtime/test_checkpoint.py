@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 
+import optc
 from optc.runtime.optimizer import optimizer_class
 
 from .compare import compiled, difference, interpreted, made, train
@@ -230,3 +231,15 @@ rule a(lr = 0.1):
     train(params, opt, 3)
     assert [tuple(opt.state[p]["v"].shape) for p in params] == [(5, 1), (2, 1), (5,), ()]
     assert difference(params, interpreted(text, 3).tensors()) < 1e-12
+
+
+def test_what_is_bound_stays_so_when_state_is_loaded() -> None:
+    """The step would take what is in `.grad`, nothing, and train no more without a word."""
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = optc.loads("rule r(lr = 0.1):\n    smooth momentum(0.9)\n    step lr\n")([p])
+    opt.bind(objective=lambda: (p**2).sum())
+    opt.step()
+    opt.load_state_dict(opt.state_dict())
+    before = p.detach().clone()
+    opt.step()
+    assert not torch.equal(before, p)

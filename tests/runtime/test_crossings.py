@@ -412,3 +412,14 @@ def test_the_quantile_of_no_cells_is_no_number() -> None:
     p.grad = torch.zeros_like(p)
     opt.step()
     assert torch.isnan(opt.metrics["q"])
+
+
+def test_a_complex_point_that_begins_within_a_pair_of_a_flat_one() -> None:
+    text = "rule r(lr = 0.1):\n    f = flat(w)\n    w <- w - lr * grad(back(f + 0.5))\n"
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    q = torch.nn.Parameter(torch.tensor([1 + 2j], dtype=torch.complex128))
+    opt = optc.loads(text)([p, q])
+    opt.bind(objective=lambda: (p**2).sum() / 2 + (q.real**2 + q.imag**2).sum() / 2)
+    opt.step()
+    assert torch.allclose(p, torch.full_like(p, 1 - 0.15))
+    assert torch.allclose(q, torch.tensor([1 - 0.15 + 2j - 0.25j], dtype=torch.complex128))

@@ -255,3 +255,28 @@ def test_a_loss_may_read_parameters_past_the_model(rule: str, kind: type[nn.Modu
             opt.step(batch=x)
         found.append([p.detach() for p in mine])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("way", ["examples", "curvature"])
+def test_a_parameter_that_the_loss_never_reads_is_absent_however_it_is_computed(way: str) -> None:
+    """vmap and forward mode give it zeros, which noise or decay would make a step of."""
+    text = {
+        "examples": "    J = grad(w, on = each(batch))\n    d = mean(J, over = examples)\n",
+        "curvature": "    d = hvp(loss, w, w)\n",
+    }[way]
+    model = nn.ModuleDict({"used": nn.Linear(3, 1), "idle": nn.Linear(2, 1)}).double()
+    opt = optc.loads(f"rule r(lr = 0.1):\n{text}    w <- w - lr * (d + w)\n")(model.parameters())
+    opt.bind(model, lambda b: (model["used"](b) ** 2).mean(), curvature="forward")
+    before = [p.clone() for p in model.parameters()]
+    opt.step(batch=torch.randn(4, 3, dtype=torch.float64))
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [True, True, False, False]
+
+
+def test_without_a_batch_the_defaults_of_an_objective_stay() -> None:
+    """As a lambda in a loop has them, `lambda x=x: ...`."""
+    p = nn.Parameter(torch.ones(2))
+    opt = optc.loads("rule r(lr = 0.1):\n    step lr\n")([p])
+    opt.bind(objective=lambda factor=2.0: (factor * p).sum())
+    opt.step()
+    check(p.detach(), torch.full((2,), 0.8))

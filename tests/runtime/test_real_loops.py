@@ -283,17 +283,23 @@ def test_dropout_at_the_second_evaluation(seed: str) -> None:
     torch.testing.assert_close(values(a), values(b), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("way", ["closure", "objective"])
+@pytest.mark.parametrize("way", ["closure", "objective", "losses by name", "given to the step"])
 def test_running_statistics_are_those_of_the_held_point(way: str) -> None:
     a, b = network(norm=True), network(norm=True)
     x, y = data()
     opt = optc.loads(SAM)(a.named_parameters())
-    if way == "objective":
-        opt.bind(model=a, objective=lambda batch: cross_entropy(a(batch[0]), batch[1]))
+
+    def loss(batch: Any) -> torch.Tensor:
+        return cross_entropy(a(batch[0]), batch[1])
+
+    if way in ("objective", "losses by name"):
+        opt.bind(**({"model": a, "objective": loss} if way == "objective" else {"loss": loss}))
     for step in range(1, 4):
         b.load_state_dict(a.state_dict())
         b(x)
-        if way == "objective":
+        if way == "given to the step":
+            opt.step(objective=loss, batch=(x, y))
+        elif way != "closure":
             opt.step(batch=(x, y))
         else:
             opt.step(_closure(opt, lambda: cross_entropy(a(x), y)))

@@ -11,6 +11,7 @@ import torch
 import optc
 from optc.compiler.emit.traffic import by_leaf
 from optc.runtime.native import compiler
+from optc.runtime.scaler import unscale
 
 ADAMW = """rule r(lr: nonnegative = 0.01, decay: nonnegative = 0.1):
     clip global_norm(0.5)
@@ -174,3 +175,28 @@ def test_an_optimizer_that_is_bound_without_its_scaler_is_not_called_in_a_skippe
     problem.backward(0, spoil=True)
     problem.scaler.step(problem.opt)
     assert problem.opt.param_groups[0]["calls"] == 0 and not problem.opt.state
+
+
+def test_complex_gradients_are_unscaled_in_place() -> None:
+    """Those of autograd may be conjugate views."""
+    p = torch.nn.Parameter(torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex64))
+    g = torch.tensor([4 + 8j, 8 - 4j], dtype=torch.complex64)
+    found = torch.zeros(())
+    for given in (g.clone(), g.conj().resolve_conj().conj()):
+        unscale([given], torch.tensor(4.0), found)
+        assert torch.equal(given.resolve_conj(), g / 4) and float(found) == 0
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    opt = optc.loads("rule r(lr = 0.1):\n    perturb sam(0.0)\n    step lr\n")([p])
+    opt.bind(objective=lambda: (p * p.conj()).real.sum(), scaler=scaler)
+    opt.step()
+    torch.testing.assert_close(p.detach(), 0.8 * torch.tensor([1 + 2j, 3 - 1j]))
+
+
+def test_a_rule_that_takes_no_gradient_leaves_the_scaler_its_scale() -> None:
+    text = "rule r(lr = 0.1):\n    z = normal(w)\n    w <- w - lr * z * jvp(loss, w, z)\n"
+    p, scaler = torch.nn.Parameter(torch.ones(3)), torch.amp.GradScaler("cpu", init_scale=4.0)
+    opt = optc.loads(text)([p])
+    opt.bind(objective=lambda: (p**2).sum(), scaler=scaler)
+    opt.step()
+    scaler.update()
+    assert scaler.get_scale() == 4
