@@ -87,6 +87,7 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     old = ctx.flow[key]
     if value.type.reach == "group" and old.type.reach == "model":
         value = agreed(ctx, value, span)
+    value = _here(ctx, value, old.type.domain)
     variable = key not in ctx.slot_of and key not in ctx.routed and not key.endswith("#d")
     if variable and ctx.fits(old.type, value.type) and not ctx.fits(value.type, old.type):
         ctx.flow[key] = value  # a var takes the finer type
@@ -95,6 +96,11 @@ def assign(ctx: Context, key: str, value: Node, span: Span) -> None:
     else:
         ctx.flow[key] = value if key.endswith("#d") else ctx.expand(value, old.type, span)
     ctx.writes += key in ctx.slot_of
+
+
+def _here(ctx: Context, value: Node, domain: str) -> Node:
+    """Of a value from above a block, what the block's part of the tensors has."""
+    return ctx.down(value, ctx.above(domain)) if domain else value
 
 
 def _drawn(ctx: Context, key: str, value: Node) -> str:
@@ -132,6 +138,7 @@ def _set_index(ctx: Context, scope: Scope, old: Node, place: s.Index, value: Nod
 def _into_slice(ctx: Context, whole: Type, chosen: str, value: Node, span: Span) -> Node:
     """A value with the axes of the slice that it is written to: `K[i, :] <- r` needs no prime."""
     left = replace(whole, axes=tuple(a for a in whole.axes if a.label != chosen))
+    value = _here(ctx, value, whole.domain)
     have = [a.name for a in value.type.axes]
     if not ctx.fits(value.type, left) and have == [a.name for a in left.axes]:
         type = replace(value.type, axes=left.axes)

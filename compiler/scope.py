@@ -235,7 +235,7 @@ class Context:
         for part in domains:
             above = self.above(part)
             if len(domains) > 1 and domains <= set(above):
-                return tuple(self._down(i, above) for i in inputs)
+                return tuple(self.down(i, above) for i in inputs)
         return inputs
 
     def above(self, domain: str) -> list[str]:
@@ -245,8 +245,9 @@ class Context:
             result.append(self.graph.domains[result[-1]].parent)
         return result
 
-    def _down(self, value: Node, above: list[str]) -> Node:
-        if not value.type.domain:
+    def down(self, value: Node, above: list[str]) -> Node:
+        """A value from one of these domains at the first of them; any other as it is."""
+        if value.type.domain not in above:
             return value
         for domain in reversed(above[: above.index(value.type.domain)]):
             value = self.restrict(value, domain)

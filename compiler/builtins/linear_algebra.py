@@ -28,7 +28,7 @@ def transpose(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
 @builtin("matmul", "a b")
 def matmul(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     """`a @ b`: the last axis of a against the first matrix axis of b; either may be a vector."""
-    left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    left, right = _both(ctx, a, b, span)
     for operand in (left, right):
         if not operand.type.axes:
             _two_axes(ctx, operand, span)
@@ -45,6 +45,11 @@ def matmul(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     reach = other.reach if coarser_or_equal(base.reach, other.reach) else base.reach
     type = Type(reach, axes, base.domain or other.domain)
     return ctx.graph.add("matmul", left, right, type=type, span=span, vector=vector)
+
+
+def _both(ctx: Context, a: Any, b: Any, span: Span) -> tuple[Node, ...]:
+    """Two operands at the same tensors: one from above a block counts at the block's part."""
+    return ctx.narrowed((as_node(ctx, a, span), as_node(ctx, b, span)))
 
 
 def _product(m: Axis, k: Axis, n: tuple[Axis, ...]) -> tuple[Axis, ...]:
@@ -76,7 +81,7 @@ def eye_like(ctx: Context, value: Node, a: Axis, b: Axis, span: Span) -> Node:
 @builtin("solve", "a b")
 def solve(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     """x with a x = b, batched over tensors."""
-    left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    left, right = _both(ctx, a, b, span)
     _two_axes(ctx, left, span)
     vector = len(right.type.axes) == 1
     type = replace(
@@ -91,7 +96,7 @@ def solve(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
 @builtin("lstsq", "a b")
 def lstsq(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     """The least-squares solution of a x = b with the smallest norm."""
-    left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    left, right = _both(ctx, a, b, span)
     _two_axes(ctx, left, span)
     type = replace(left.type, axes=(left.type.axes[-1],))
     return ctx.graph.add("lstsq", left, right, type=type, span=span)

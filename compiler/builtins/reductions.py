@@ -86,7 +86,7 @@ def norm(ctx: Context, scope: Scope, span: Span, x: Any, over: Any) -> Node:
 @builtin("dot", "a b over")
 def dot(ctx: Context, scope: Scope, span: Span, a: Any, b: Any, over: Any) -> Node:
     """Products summed over a reach; axes that only one operand has stay."""
-    left, right = as_node(ctx, a, span), as_node(ctx, b, span)
+    left, right = ctx.narrowed((as_node(ctx, a, span), as_node(ctx, b, span)))
     if not left.type.axes and not right.type.axes:
         return reduce(ctx, "sum", ctx.map("mul", left, right, span=span), over, span)
     product = ctx.map("mul", left, right, span=span)

@@ -64,7 +64,8 @@ def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> No
         value = ctx.graph.add("transpose", value, type=type, span=span)
     domain = value.type.domain or ctx.domain(scope)
     if like is not None:
-        domain = as_node(ctx, like, span).type.domain
+        value, whose = ctx.narrowed((value, as_node(ctx, like, span)))
+        domain = whose.type.domain
     count = 2 if value.type.reach == "tensor" else 1
     axes, last = value.type.axes[:-count], value.type.axes[-count:]
     if [a.name for a in last] not in BACK:
