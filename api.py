@@ -30,6 +30,8 @@ def compile(
     differentially private is an error that names the place. `schedule` is a file that says how the
     rule runs.
     """
+    if "\n" in str(path):
+        raise ValueError("Invalid path: this is the text of a rule; optc.loads(text) takes one")
     other = (str(schedule), Path(schedule).read_text(encoding="utf-8")) if schedule else None
     return _compiled(str(path), Path(path).read_text(encoding="utf-8"), rule, guard, private, other)
 

@@ -119,6 +119,8 @@ def _refuse(ctx: Context, key: str, value: Node, slot: Type, span: Span) -> None
         wrong = "a value of one part of the tensors does not fit a slot of others"
         help = "declare the slot in the block that writes it"
     advice = f"declare the slot with `: {value.type}`, or reduce the value"
+    if {"rows", "cols", "short", "long"} & {a.name for a in value.type.axes} and not slot.axes:
+        advice = "`back(x)` puts the cells of a matrix where they came from"
     ctx.error("E304", wrong, span, help or advice)
 
 

@@ -40,7 +40,7 @@ def complaint(bound: str, value: Any) -> str:
     if not bound or bound not in BOUNDS or bound in ("function", "bundle"):
         return ""
     test, reads = BOUNDS[bound]
-    return "" if test(value) else f"must be {reads}, and it is {value}"
+    return "" if test(value) else f"must be {reads}, and it is {value!r}"
 
 
 PLACES = 2**20

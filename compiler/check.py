@@ -12,7 +12,7 @@ from .meanings import Arguments, Function, SlotRef
 from .oracles import PARTS, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
 from .scope import Context, Scope, Stop, as_node, constant
-from .source import CompileError, Diagnostic, nearest
+from .source import CompileError, Diagnostic, Span, nearest
 from .statements import block
 from .types import SIDES, SINGULAR, Axis, Type
 
@@ -99,6 +99,24 @@ def libraries(file: s.File, registry: Registry) -> list[Diagnostic]:
     return wrong
 
 
+def _twice(file: s.File) -> list[Diagnostic]:
+    """A name is that of one rule, and of one primitive, bundle or extern."""
+    wrong: list[Diagnostic] = []
+    for kinds in (s.Rule, s.Primitive | s.Bundle | s.Extern):
+        first: dict[str, Span] = {}
+        for item in file.items:
+            if isinstance(item, kinds) and first.setdefault(item.name, item.span) != item.span:
+                help = f"the first one is in line {first[item.name].row}"
+                wrong.append(Diagnostic("E106", f"`{item.name}` stands twice", item.span, help))
+    return wrong
+
+
+def _returns(tree: s.Rule) -> list[Diagnostic]:
+    help = "end the rule with `step lr`, or write `w <- ...`"
+    returns = [st.span for st in _all(tree.body) if isinstance(st, s.Return)]
+    return [Diagnostic("E214", "a rule returns nothing, it writes", at, help) for at in returns]
+
+
 def locals_of(file: s.File) -> dict[str, Declaration]:
     """The primitives, bundles and externs that a file defines for itself."""
     result: dict[str, Declaration] = {}
@@ -114,7 +132,7 @@ def _read(tree: s.Rule, file: s.File, registry: Registry, known: Any) -> Context
     graph = Graph(tree.name, tree.doc or file.doc, workers=tree.workers)
     ctx = Context(graph, registry, locals_of(file), known_slots=dict(known))
     ctx.source = tree.span.source
-    ctx.diagnostics += libraries(file, registry)
+    ctx.diagnostics += [*libraries(file, registry), *_twice(file), *_returns(tree)]
     scope = Scope()
     scope.block = scope
     ctx.aliases = {st.alias for st in _all(tree.body) if isinstance(st, s.Step) and st.alias}
@@ -133,7 +151,7 @@ def _read(tree: s.Rule, file: s.File, registry: Registry, known: Any) -> Context
         block(ctx, scope, body)
     except Stop:
         return ctx
-    _finish(ctx)
+    _finish(ctx, tree.span)
     return ctx
 
 
@@ -236,7 +254,7 @@ BRINGING = ("value", "gradient", "hvp", "jvp", "vjp", "oracle", "extern", "svd",
 """What comes with axes whose places are counted when it is there."""
 
 
-def _finish(ctx: Context) -> None:
+def _finish(ctx: Context, span: Span) -> None:
     """The last version of each slot is what the step writes."""
     graph = ctx.graph
     for key, slot in ctx.slot_of.items():
@@ -248,15 +266,13 @@ def _finish(ctx: Context) -> None:
     _of_a_turn(ctx)
     _lone_loops(ctx)
     _unsized(ctx)
-    if not graph.writes and not ctx.diagnostics:
-        ctx.diagnostics.append(
-            Diagnostic(
-                "E219",
-                f"`{graph.name}` changes nothing",
-                ctx.graph.slots[ctx.targets[0]].span,
-                "end the rule with `step lr`, or write `w <- ...`",
-            )
-        )
+    seen = graph.writes.keys() & ctx.targets or graph.metrics or graph.evals or graph.outcomes
+    if not seen and not ctx.diagnostics:
+        wrong = f"`{graph.name}` changes nothing"
+        if graph.writes:
+            wrong += ": nothing reads what it keeps, and it writes no target"
+        help = "end the rule with `step lr`, or write `w <- ...`"
+        ctx.diagnostics.append(Diagnostic("E219", wrong, span, help))
 
 
 def _of_a_turn(ctx: Context) -> None:

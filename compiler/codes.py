@@ -17,7 +17,7 @@ CODES: dict[str, tuple[str, str]] = {
         "w <- ((((((((...))))))))",
     ),
     "E105": ("A number is not written as one.", "lr = 1e"),
-    "E106": ("A name stands twice in one list.", "rule r(lr = 0.1, lr = 0.2):"),
+    "E106": ("A name stands twice in one list, or in one file.", "rule r(lr = 0.1, lr = 0.2):"),
     "E110": ("The file is not YAML.", "rule: [a, b"),
     "E111": (
         "A YAML file may not use aliases and anchors: they can grow without bound.",
@@ -55,7 +55,7 @@ CODES: dict[str, tuple[str, str]] = {
     "E212": ("`<-` writes slots; the name is no slot.", "x = 1\nx <- 2"),
     "E213": ("`=` names a value once.", "x = 1\nx = 2"),
     "E214": (
-        "A primitive returns nothing, or not once at its end.",
+        "A primitive returns nothing, or not once at its end; or a rule returns something.",
         "clip none(g): n = norm(g, over = model)",
     ),
     "E215": (

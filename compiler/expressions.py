@@ -135,7 +135,11 @@ def _attribute(ctx: Context, scope: Scope, expr: s.Attribute) -> Any:
             return found
     base = evaluate(ctx, scope, expr.base)
     if not isinstance(base, Members):
-        ctx.error("E202", f"`{expr.name}` is asked of something that has no members", expr.span)
+        wrong = f"`{expr.name}` is asked of something that has no members"
+        help = "a matrix is turned by `transpose(matrix(x))`" if expr.name in ("T", "mT") else ""
+        if expr.name in BUILTINS:
+            help = f"a function stands before its value: `{expr.name}(x)`"
+        ctx.error("E202", wrong, expr.span, help)
     if expr.name not in base.values:
         ctx.unknown(f"member of {base.what}", expr.name, base.values, expr.span, "E202")
     return base.values[expr.name]

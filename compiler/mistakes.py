@@ -26,6 +26,7 @@ _EXPRESSION = {"NAME", "NUMBER", "STRING", "LPAR"}
 
 # The mistakes that have an answer of their own: what was found -> what helps.
 HELPS = {
+    "SEMICOLON": "a statement ends with its line",
     "DOC": "a doc string stands directly below the line that ends in `:`, or opens the file",
     "EQUAL": "equality is `==`; an option of a call stands between its parentheses",
     "WRITE": "`<-` writes a slot; for `less than minus`, put a space between them",
@@ -35,10 +36,17 @@ WORD_HELPS = {
     "while": "a loop is bounded: `repeat n until c:`",
     "def": "a function is `name = p -> expression`, or a `function` of its own",
     "lambda": "write `p -> expression`",
+    "if": "a choice is `where(condition, a, b)`",
     "in": "`for` routes tensors; a loop is `repeat n as i:`",
     "import": "a rule is data: its functions are those of the language and of primitives",
     "return": "`return` begins a line",
     "**": "a power is `x^y`",
+}
+SIGN_HELPS = {
+    "'": "strings stand in double quotes",
+    "&": "both are `a and b`",
+    "|": "one of them is `a or b`",
+    "!": "write `not a`, or `a != b`",
 }
 
 
@@ -55,7 +63,9 @@ def broken_word(token: Token) -> Complaint:
         names = token[digits:].isidentifier() and digits > 0
         help = f"write `{token[:digits]} * {token[digits:]}`" if names else "as in 3, 0.5, 1e-8"
         return "E105", f"`{token}` is no number", token, help
-    help = "strings stand in double quotes" if token == "'" else ""
+    letters = token.isalpha() and not token.isascii()
+    help = "names are of letters from a to z, digits and `_`" if letters else ""
+    help = SIGN_HELPS.get(token, help)
     return "E101", f"`{token}` means nothing here", token, help
 
 
@@ -78,6 +88,8 @@ def unexpected(tokens: list[Token], at: int, accepted: Collection[str]) -> Compl
     before = tokens[at - 1] if at else ""
     if token == "*" and before == "*":
         help = WORD_HELPS["**"]
+    elif before in WORD_HELPS and tokens[at - 1].type == "NAME":
+        help = WORD_HELPS[before]
     elif before == ":" and {"_item", "RSQB"} & set(accepted):
         help = "a slice is a whole axis, `x[:, 0]`"
     elif token.type in ("NAME", "OPERATOR"):
@@ -99,7 +111,14 @@ def _no_statement(tokens: list[Token], start: int, at: int, accepted: Collection
         return "E101", f"`{first}` is no word of the language", first, WORD_HELPS[first]
     words = ITEM_WORDS if items else STATEMENT_WORDS
     help = nearest(first, words)
-    if [t.type for t in tokens[start + 2 : start + 3]] == ["EQUAL"] and len(tokens[start + 1]) == 1:
+    second = tokens[start + 1]
+    if second == "<":
+        help = "write `<-` without a space"
+    elif (
+        second.type != "NAME"
+        and [t.type for t in tokens[start + 2 : start + 3]] == ["EQUAL"]
+        and len(tokens[start + 1]) == 1
+    ):
         help = f"write `{first} <- {first} {tokens[start + 1]} ..`"
     what = "item of a file" if items else "statement"
     if not items and not help.startswith(("did", "write")):

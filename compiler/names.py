@@ -102,6 +102,22 @@ def criterion(ctx: Context) -> Function:
     return Function("`criterion`", apply)
 
 
+ELSEWHERE = {
+    "None": "without a default an option is required; a number can stand for none: 0, or `inf`",
+    "log": "the natural logarithm is `ln(x)`",
+    "pow": "a power is `x^y`",
+    "square": "a power is `x^2`",
+    "rsqrt": "a power is `x^-0.5`",
+    "clip": "cells are held in bounds by `clamp(x, low, high)`",
+    "std": "it is `sqrt(mean((x - mean(x, over = a))^2, over = a))`",
+    "var": "it is `mean((x - mean(x, over = a))^2, over = a)`",
+    "randn": "draws are `normal(x)`, `uniform(x)` and `rademacher(x)`",
+    "rand": "draws are `normal(x)`, `uniform(x)` and `rademacher(x)`",
+    "zeros_like": "it is `zeros(x)`",
+    "ones_like": "it is `ones(x)`",
+    "atan": "it is `arctan(x)`",
+}
+"""What other languages have under names that the language does not."""
 MODULES = ("torch", "math", "np", "numpy", "nn")
 
 
@@ -119,6 +135,8 @@ def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     help = nearest(expr.id, known)
     if expr.id in MODULES:
         help = "functions stand without a module: `sqrt(x)`"
+    elif expr.id in ELSEWHERE:
+        help = ELSEWHERE[expr.id]
     elif (block := scope.ending(expr.id)) is not None:
         help = (
             f"the block of line {block.row} binds `{expr.id}`, and ends with it: bind it above, or "

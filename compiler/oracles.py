@@ -81,6 +81,10 @@ def place(ctx: Context, points: dict[str, Node], value: Node, key: str, span: Sp
     """Put a point where it belongs: the target that its cells are of."""
     key = key or ctx.domain_key.get(value.type.domain, ctx.targets[0])
     type = ctx.flow[key].type
+    if value.type == Type("model") and value.known == 2:
+        wrong = "a point has the cells of its target, and this is one number"
+        help = "the gradient of the loss is `grad(w)`, that of a function f is `grad(f, x)`"
+        ctx.error("E306", wrong, value.span, help)
     if value.type.reach not in ("element", "row", "column", "tensor") and value.type.domain == "":
         value = ctx.expand(value, replace(type, axes=value.type.axes), span)
     elif value.type.reach != "element":

@@ -157,6 +157,20 @@ def _pick(name: str, phase: Evaluate, where: dict[str, int], frame: Frame) -> An
 
 
 def _ask(phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: Frame) -> list[Any]:
+    try:
+        return _told(phase, points, data, where, frame)
+    except RuntimeError as error:
+        if frame.loop.level != "objective" or "graph a second time" not in str(error):
+            raise
+        raise RuntimeError(
+            f"the objective `{phase.objective}` calls backward: it only runs the model forward and "
+            "returns the loss, and optimizer.step() takes the gradients"
+        ) from error
+
+
+def _told(
+    phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: Frame
+) -> list[Any]:
     loop, first = frame.loop, phase.reads[0]
     points = {t: None if p is None else _in_type(p, t, frame) for t, p in points.items()}
     if first.what in ("value", "gradient"):

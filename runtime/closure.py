@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -16,6 +17,11 @@ from .loop import Loop
 from .points import Answer, Params, Points
 from .scaler import report, unscale
 from .tensors import local
+
+
+def _unspent(loss: Any) -> bool:
+    """Whether a loss depends on something that is trained."""
+    return isinstance(loss, Tensor) and loss.requires_grad
 
 
 class Closure(Loop):
@@ -100,6 +106,8 @@ class Closure(Loop):
         if value and loss is None:
             self._give_back()
             raise RuntimeError("the rule reads the loss, and the closure returns None: return it")
+        if gradients and _unspent(loss) and all(g is None for g in taken):
+            warnings.warn("the closure left no gradient: it calls loss.backward()", stacklevel=2)
         loss = loss if loss is None or isinstance(loss, Tensor) else torch.tensor(float(loss))
         loss = None if loss is None else loss.detach()
         if self.first_value is None:

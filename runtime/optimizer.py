@@ -62,6 +62,8 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ):
         program = self.program
+        if isinstance(params, torch.nn.Module):
+            raise TypeError("Invalid params: a module; give optc.parameters(model)")
         defaults = of_call(program, args, options)
         if backend not in BACKENDS:
             raise ValueError(f"Invalid backend: {backend!r}; one of {', '.join(BACKENDS)}")

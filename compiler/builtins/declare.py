@@ -12,6 +12,8 @@ from ..source import Span, nearest
 Build = Callable[[Context, Scope, Arguments, Span], Any]
 BUILTINS: dict[str, Build] = {}
 
+OVER = "`over` names what it goes over, a reach or an axis: `over = row`"
+
 
 def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[..., Any]:
     """Register a function; `parameters` are names, a trailing `?` marks an optional one."""
@@ -33,7 +35,7 @@ def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[...
                         "E203",
                         f"`{name}` has no argument `{key}`",
                         given.spans.get(key, span),
-                        nearest(key, names),
+                        OVER if key in ("dim", "axis") and "over" in names else nearest(key, names),
                     )
                 bound[key] = value
             missing = [n for n in needed if n not in bound]

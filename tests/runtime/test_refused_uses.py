@@ -100,3 +100,38 @@ def test_parameters_without_what_the_rule_routes_by_are_refused(what: str, given
     with pytest.raises(ValueError, match=r"came without: give optc\.parameters\(model\)"):
         cls(getattr(model, given)()).step()
     cls(optc.parameters(model)).step()
+
+
+def test_a_module_in_place_of_its_parameters_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"give optc.parameters\(model\)"):
+        optimizer_class(compiled(ADAMW))(torch.nn.Linear(2, 2))
+
+
+def test_a_text_in_place_of_a_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="optc.loads"):
+        optc.load(ADAMW)
+
+
+def test_a_text_in_place_of_a_number_is_shown_as_a_text() -> None:
+    """As YAML reads 1e-3."""
+    with pytest.raises(ValueError, match="it must be .*, and it is '1e-3'"):
+        made(lr="1e-3")
+
+
+def test_an_objective_that_calls_backward_is_told_so() -> None:
+    params, opt = made(SAM)
+
+    def wrong(batch: Any) -> torch.Tensor:
+        loss = objective(params)
+        loss.backward()
+        return loss
+
+    opt.bind(objective=wrong)
+    with pytest.raises(RuntimeError, match="the objective `loss` calls backward"):
+        opt.step()
+
+
+def test_a_closure_without_backward_is_warned_of() -> None:
+    params, opt = made(SAM)
+    with pytest.warns(UserWarning, match="the closure left no gradient"):
+        opt.step(lambda: objective(params))
