@@ -1,4 +1,4 @@
-"""What one writes by habit of Python is refused where it stands, with what the language has for it."""
+"""What one writes by habit of Python is refused where it stands, with what there is instead."""
 
 from __future__ import annotations
 
