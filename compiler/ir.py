@@ -325,6 +325,13 @@ def asks(node: Node) -> bool:
     return node.kind in ("oracle", "extern") and node.op != "evaluate"
 
 
+def may_fail(node: Node) -> bool:
+    """Whether torch may refuse to compute a node: of a matrix that is singular, or not finite."""
+    if node.op == "loop":
+        return any(map(may_fail, body_nodes(node["body"])))
+    return node.kind == "linalg" and node.op not in ("qr", "upper")
+
+
 def postorder(roots: Iterable[Node]) -> Iterator[Node]:
     """Every node that the roots depend on, inputs before users, without recursion."""
     seen: set[Node] = set()

@@ -6,7 +6,7 @@ Arithmetic is in the parameter's type, in float32 for bfloat16 and float16.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -15,21 +15,38 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Compute, Output, Rest
-from .batching import batches, together
+from .batching import batches, ready, together
 from .frame import Frame, Held, double, mark_took, number, stored, working_type
 from .random import draw
+from .refused import refused
 
 
 def compute(phase: Compute, frame: Frame) -> None:
-    if not phase.space:
-        with making(frame.device):
-            return _model(phase, frame)
-    kernels = frame.kernels if phase.mode == "kernel" else None
+    kernels = frame.kernels if phase.mode == "kernel" and phase.space else None
     if kernels is None or not kernels.run(phase, frame):
-        with making(frame.device):
-            tensorwise(phase, frame)
-    if frame.shards:
+        try:
+            with making(frame.device):
+                (tensorwise if phase.space else _model)(phase, frame)
+        except RuntimeError as error:
+            told = refused(error, phase, frame, _rows(phase, frame))
+            if told is None:
+                raise
+            raise told from error
+    if frame.shards and phase.space:
         frame.shards.finish(phase, frame)
+
+
+def _rows(phase: Compute, frame: Frame) -> Iterator[tuple[int | None, list[Any]]]:
+    """What a phase is given, tensor by tensor, or group by group for a phase of the model."""
+    if not phase.space:
+        for g in range(len(frame.group_rows)):
+            yield None, _of_group(phase, frame, g)
+        return
+    columns = columns_of(phase, frame)
+    for k, i in enumerate(frame.members[phase.space]):
+        row = [c(k, i) for c in columns]
+        if not any(x is None for x in row):
+            yield i, list(map(ready, phase.inputs, row))
 
 
 def making(device: torch.device) -> Any:
@@ -290,20 +307,23 @@ def _combine(how: str, parts: list[Any]) -> Tensor:
 
 def _model(phase: Compute, frame: Frame) -> None:
     """A phase over the values of the model, or of each group where one of them has its own."""
-    grouped = [p.how == "group" or (p.how == "host") for p in phase.inputs]
     outputs = [o.how == "group" for o in phase.outputs]
-    per_group: list[Sequence[Any]] = []
-    for g in range(len(frame.group_rows) if any(outputs) else 1):
-        row = []
-        for port, own in zip(phase.inputs, grouped, strict=True):
-            if port.how == "host":
-                row.append(number(frame.group_rows[g][int(port.source)]))
-            elif port.how == "size":
-                row.append(frame.places(port.source))
-            else:
-                value = frame.get(port.source)
-                row.append(value[g] if own else value)
-        per_group.append(phase.module.forward(*row))
+    groups = range(len(frame.group_rows) if any(outputs) else 1)
+    found = [phase.module.forward(*_of_group(phase, frame, g)) for g in groups]
     for at, output in enumerate(phase.outputs):
-        values = [double(r[at]) for r in per_group]
+        values = [double(each[at]) for each in found]
         frame.values[output.value] = values if outputs[at] else values[0]
+
+
+def _of_group(phase: Compute, frame: Frame, g: int) -> list[Any]:
+    """What a phase of the model takes for a group."""
+    row = []
+    for port in phase.inputs:
+        if port.how == "host":
+            row.append(number(frame.group_rows[g][int(port.source)]))
+        elif port.how == "size":
+            row.append(frame.places(port.source))
+        else:
+            value = frame.get(port.source)
+            row.append(value[g] if port.how == "group" else value)
+    return row

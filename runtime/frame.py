@@ -57,6 +57,7 @@ class Frame:
     withheld: Any = None
     held: Tensor | None = None
     reported: dict[str, Any] = field(default_factory=dict)
+    names: Sequence[str] = ()
 
     def withhold(self, on: bool) -> None:
         """From here on write nothing where the device has found that the step is taken back."""

@@ -59,6 +59,7 @@ def run_once(
         shards=layout.shards,
         before=layout.before,
         withheld=withheld,
+        names=layout.names,
     )
     recording = capturing(frame.device)
     within = optimizer.in_backward and "it runs within backward"

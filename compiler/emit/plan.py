@@ -2,15 +2,15 @@
 
 A write is made in place by the kernel that computes it, if nobody reads the old version afterwards
 and the outcome of the step is known by then: nothing is written before the loop was asked for the
-last time, so that a loss that raises, or a scaler that finds its scale too large, finds all as it
-was. Other writes wait for the end of the step.
+last time, and the last matrix was decomposed, so that what raises, or a scaler that finds its scale
+too large, finds all as it was. Other writes wait for the end of the step.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..ir import Graph, Node, asks
+from ..ir import Graph, Node, asks, may_fail
 from ..least import ASKS, company, handed_over, plain, worth_storing
 from ..program import Compute, Output, Plan, Rest
 from .axis_sizes import counting
@@ -34,9 +34,9 @@ def plan(graph: Graph) -> Plan:
     others = [n for n in (*_ends(graph), *reported.values(), *held) if n not in writes.values()]
     low = Lowering(graph, list(dict.fromkeys([*writes.values(), *others])))
     low.stored = worth_storing(graph)
-    # a loss that raises must find everything as it was, so nothing is written before the last one
+    # what raises must leave everything as it was, so nothing is written before the last such node
     asked = max(
-        (low.level[n] + 1 for n in low.order if asks(n) and low.cls[n] != "leaf"), default=0
+        (low.level[n] + 1 for n in low.order if _raises(n) and low.cls[n] != "leaf"), default=0
     )
     decided = max([*(low.level[e.when] + 1 for e in graph.outcomes), asked])
     if graph.outcomes and graph.always:
@@ -76,6 +76,11 @@ def plan(graph: Graph) -> Plan:
     made.idle = idle(made)
     made.late = late(made)
     return made
+
+
+def _raises(node: Node) -> bool:
+    """Whether a step may end with it: a loss of the user's, or a matrix that torch refuses."""
+    return asks(node) or may_fail(node)
 
 
 def _last_reads(made: Plan) -> list[tuple[str, ...]]:
