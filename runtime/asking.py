@@ -13,6 +13,7 @@ from torch import Tensor
 from ..compiler import cells, workers
 from ..compiler.program import Call, Evaluate, Read
 from .frame import Frame, truth, working
+from .losses import unused
 from .random import draw
 from .tensors import local, real
 
@@ -96,6 +97,8 @@ def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
         axes = _axes(phase.objective, read, value, frame)
         for label, n in zip(read.axes, axes, strict=False):
             frame.sizes[label.rstrip("'")] = n
+        for label in read.axes[len(axes) :]:
+            frame.unused[label.rstrip("'")] = unused(phase.objective)
         if read.what == "value":
             value = value.double()
         if read.what == "gradient" and any(frame.maximize):
@@ -286,7 +289,7 @@ def _places(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
         if like is not None and side in cells.SIDES:
             found.append(cells.SIDES[side](like))
         else:
-            found.append(frame.sizes[plain] if size is None else frame.size(size))
+            found.append(frame.places(plain) if size is None else frame.size(size))
     return found
 
 

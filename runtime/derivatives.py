@@ -59,7 +59,7 @@ def reverse_over_reverse(
 ) -> list[Any]:
     """The derivative by `wrt` of the product of the gradient by `of` with a vector."""
     inner = [(p, a) for p, a in zip(of, vector, strict=True) if p.requires_grad]
-    first = torch.autograd.grad(f, [p for p, _ in inner], create_graph=True, allow_unused=True)
+    first = _grad(f, [p for p, _ in inner], again=True)
     product = sum(
         (g * a.conj()).sum().real for g, (_, a) in zip(first, inner, strict=True) if g is not None
     )
@@ -67,7 +67,7 @@ def reverse_over_reverse(
     outer = [p for p in wrt if p.requires_grad]
     second: Any = [None] * len(outer)
     if isinstance(product, Tensor) and product.requires_grad:
-        second = torch.autograd.grad(product, outer, allow_unused=True)
+        second = _grad(product, outer)
     # Where the gradient is there, but constant, its derivative is zero and not absent.
     full = {
         id(p): torch.zeros_like(p) if h is None and (wrt is not of or id(p) in used) else h
@@ -76,11 +76,20 @@ def reverse_over_reverse(
     return [full.get(id(p)) for p in wrt]
 
 
+def _grad(
+    f: Tensor, params: Sequence[Tensor], weights: Tensor | None = None, again: bool = False
+) -> Sequence[Any]:
+    """torch.autograd.grad, of no parameters too; None where one is not used."""
+    if not params:
+        return ()
+    return torch.autograd.grad(f, params, weights, create_graph=again, allow_unused=True)
+
+
 def along(f: Tensor, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:
     """The derivative along a vector, as the transpose of the transpose."""
     u = torch.zeros_like(f, requires_grad=True)
     live = [(p, a) for p, a in zip(params, vector, strict=True) if p.requires_grad]
-    g = torch.autograd.grad(f, [p for p, _ in live], u, create_graph=True, allow_unused=True)
+    g = _grad(f, [p for p, _ in live], u, again=True)
     there = [(a, b) for a, (_, b) in zip(g, live, strict=True) if a is not None]
     if not there:
         return torch.zeros_like(f)
@@ -90,7 +99,7 @@ def along(f: Tensor, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tens
 def weighted(f: Tensor, params: Sequence[Tensor], weights: Tensor) -> list[Any]:
     """The gradient of several values, each times its weight."""
     live = [p for p in params if p.requires_grad]
-    g = torch.autograd.grad(f, live, weights.to(f).reshape(f.shape), allow_unused=True)
+    g = _grad(f, live, weights.to(f).reshape(f.shape))
     found = dict(zip(map(id, live), g, strict=True))
     return [found.get(id(p)) for p in params]
 

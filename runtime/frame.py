@@ -25,7 +25,8 @@ class Frame:
     """What one step runs on. `values` holds the values between phases by name, `before` the cells
     of each domain that stand before those of this step: where it is one tensor's, all those of the
     tensors before. `clocks` are
-    those of the snapshot that is gone back to, `reported` the metrics.
+    those of the snapshot that is gone back to, `reported` the metrics. `unused` are the
+    errors of axes whose places a gradient would have said that is absent everywhere.
     """
 
     program: Program
@@ -58,6 +59,7 @@ class Frame:
     held: Tensor | None = None
     reported: dict[str, Any] = field(default_factory=dict)
     names: Sequence[str] = ()
+    unused: dict[str, Exception] = field(default_factory=dict)
 
     def withhold(self, on: bool) -> None:
         """From here on write nothing where the device has found that the step is taken back."""
@@ -90,6 +92,8 @@ class Frame:
     def places(self, source: str) -> int:
         """How many places an axis has: one of the loop's answers, or `input:NAME:PLACE`."""
         if not source.startswith("input:"):
+            if source not in self.sizes:
+                raise self.unused.get(source) or KeyError(source)
             return self.sizes[source]
         _, name, place = source.split(":")
         return int(self.given(name).shape[int(place)])

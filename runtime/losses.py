@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,22 @@ from torch import Tensor
 from .inspection import modules_of, takes
 
 Function = Callable[..., Any]
+
+
+def unused(name: str, more: str = "") -> RuntimeError:
+    """The error of a loss by which no parameter of a step has a gradient."""
+    return RuntimeError(
+        f"the loss `{name}` uses none of the parameters that this step is of, or only frozen ones: "
+        f"compute it of the model whose parameters the optimizer holds, some of them unfrozen{more}"
+    )
+
+
+def refuse_unused(name: str, f: Tensor, params: Iterable[Tensor]) -> None:
+    """A loss that cannot be differentiated, though parameters wait for it."""
+    if not f.requires_grad and any(p.requires_grad for p in params):
+        raise unused(
+            name, ", and only run the model forward, without backward(), detach() or no_grad()"
+        )
 
 
 class Losses:

@@ -28,7 +28,7 @@ from .derivatives import (
 )
 from .isolation import Isolation
 from .loop import Loop
-from .losses import Function, Losses
+from .losses import Function, Losses, refuse_unused
 from .points import Answer, Params, Points, as_stored
 from .pure import Pure
 from .scaler import report, unscale
@@ -150,11 +150,7 @@ class Objective(Loop):
         live = [p for p in params if p.requires_grad]
         if not live:
             return [None] * len(params)
-        if not f.requires_grad:
-            raise RuntimeError(
-                f"the objective `{name}` cannot be differentiated: it must only run the model "
-                "forward, without backward(), detach() or no_grad()"
-            )
+        refuse_unused(name, f, live)
         scale = self._scale()
         f = f if scale is None else f * scale.to(f.dtype)
         if self.sharded:
@@ -227,6 +223,7 @@ class Objective(Loop):
 
         def reverse() -> list[Any]:
             f = self.losses.scalar(objective, data)
+            refuse_unused(objective, f, self.params[of])
             return reverse_over_reverse(f, self.params[of], v, self.params[wrt])
 
         def forward() -> list[Any]:
@@ -255,10 +252,13 @@ class Objective(Loop):
         def forward() -> Tensor:
             return self._purely().forward(loss, data, wrt, v, gradient=False)
 
+        def transposed() -> Tensor:
+            f = loss(data)
+            refuse_unused(objective, f, self.params[wrt])
+            return along(f, self.params[wrt], v)
+
         with self.isolation.evaluation(points, quiet=True), sdpa_kernel(SDPBackend.MATH):
-            found = self._first(
-                "forward", forward, lambda: along(loss(data), self.params[wrt], v)
-            ).detach()
+            found = self._first("forward", forward, transposed).detach()
         return self.isolation.ranks.mean([found], [found])[0]
 
     def vjp(
@@ -268,7 +268,9 @@ class Objective(Loop):
         self._begin()
         once_only(self.params[wrt])
         with self.isolation.evaluation(points, quiet=True):
-            found = weighted(self.losses.answer(objective, data), self.params[wrt], weights)
+            f = self.losses.answer(objective, data)
+            refuse_unused(objective, f, self.params[wrt])
+            found = weighted(f, self.params[wrt], weights)
         return self.isolation.ranks.mean(found, self.params[wrt])
 
     # Along an axis ------------------------------------------------------------------------

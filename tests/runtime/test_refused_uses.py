@@ -135,3 +135,56 @@ def test_a_closure_without_backward_is_warned_of() -> None:
     params, opt = made(SAM)
     with pytest.warns(UserWarning, match="the closure left no gradient"):
         opt.step(lambda: objective(params))
+
+
+ONLY = "the loss `{}` uses none of the parameters that this step is of, or only frozen ones"
+WITHOUT_A_GRADIENT = {
+    "w <- w - lr * grad(w)": "loss",
+    "w <- w - lr * grad[w](main) - lr * grad[w](other)": "main",
+    "w <- w - lr * hvp(loss, w, w)": "loss",
+    "w <- w - lr * jvp(loss, w, w) * w": "loss",
+    "w <- w - lr * vjp(l, w, ones(losses))": "l",
+    "w <- w - lr * mean(grad(l, w), over = losses)": "l",
+    "w <- w - lr * mean(grad(w, on = each(batch)), over = examples)": "loss",
+    "w <- w - lr * mean(grad(w + normal(w, probes(3))), over = probes)": "loss",
+}
+
+
+@pytest.mark.parametrize("line", WITHOUT_A_GRADIENT)
+def test_a_loss_of_frozen_tensors_is_named(line: str) -> None:
+    declared = {"main": "loss main, other", "l": "loss l: model[losses]"}
+    name = WITHOUT_A_GRADIENT[line]
+    text = f"rule r(lr = 0.1):\n    {declared.get(name, 'loss loss')}\n    {line}\n"
+    frozen, used = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    frozen.requires_grad_(False)
+
+    def objective(batch: Any) -> Any:
+        if name == "main":
+            return {"main": (frozen**2).sum(), "other": used.sum()}
+        return (frozen**2).sum() * torch.ones(2) if name == "l" else (frozen * batch).sum()
+
+    opt = optc.loads(text)([frozen, used]).bind(objective=objective)
+    with pytest.raises(RuntimeError, match=ONLY.format(name)) as told:
+        opt.step(batch=torch.ones(4, 3))
+    assert "compute it of the model whose parameters the optimizer holds" in str(told.value)
+    assert used.tolist() == [1, 1, 1] and opt.param_groups[0]["calls"] == 0
+
+
+def test_a_loss_of_other_tensors_does_not_say_how_many_losses_there_are() -> None:
+    text = """rule r(lr = 0.1):
+    loss l: model[losses]
+    J = grad(w)
+    G = dot(J, J', over = model) + 1e-6 * eye(losses)
+    w <- w - lr * sum(solve(G, ones(losses)) * J, over = losses)
+"""
+    mine, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    opt = optc.loads(text)([mine]).bind(objective=lambda: torch.stack([other.sum(), 2 * other[0]]))
+    with pytest.raises(RuntimeError, match=ONLY.format("l")):
+        opt.step()
+
+
+def test_curvature_by_frozen_tensors_alone_does_nothing() -> None:
+    text = "rule r(lr = 0.1):\n    w <- w - lr * hvp(loss, w, w) - jvp(loss, w, w) * w\n"
+    p = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    optc.loads(text)([p]).bind(objective=lambda: (p**2).sum()).step()
+    assert p.tolist() == [1, 1, 1]
