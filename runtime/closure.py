@@ -99,7 +99,7 @@ class Closure(Loop):
         try:
             with self.isolation.evaluation(points):
                 loss = closure()
-            taken = self._take()
+            taken = self._take(gradients)
         except BaseException:
             self._give_back()
             raise
@@ -151,7 +151,7 @@ class Closure(Loop):
             self.given = [None] * len(self.all)
         _set(self.all, self.given)
 
-    def _take(self) -> list[Any]:
+    def _take(self, asked: tuple[str, ...]) -> list[Any]:
         """The gradients of the evaluation, unscaled, and safe from the next one."""
         taken = [p.grad for p in self.all]
         if self.shown is None:
@@ -174,7 +174,10 @@ class Closure(Loop):
                 raise RuntimeError("with a scaler, the closure calls scaler.scale(loss).backward()")
             if self.found_inf is None:
                 self.found_inf = torch.zeros((), dtype=torch.float32, device=self.all[0].device)
-            unscale(taken, scale, self.found_inf)
+            mine = {id(p) for t in asked for p in self.params[t]}
+            for wanted, found in ((True, self.found_inf), (False, self.found_inf.clone())):
+                pairs = zip(self.all, taken, strict=True)  # what is not asked for vetoes nothing
+                unscale((g for p, g in pairs if (id(p) in mine) is wanted), scale, found)
         if self.once:
             return taken
         lies, shared = addresses(taken)

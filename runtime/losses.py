@@ -45,12 +45,16 @@ class Losses:
         self.name = ""
         self.bind(objective)
 
-    def bind(self, objective: Function | Mapping[str, Function] | None) -> None:
-        """Take this objective from now on."""
+    def bind(
+        self, objective: Function | Mapping[str, Function] | None, instead_of: Iterable[str] = ()
+    ) -> None:
+        """Take this objective from now on, also for losses that had a function by name."""
         if isinstance(objective, Mapping):
             self.functions.update(objective)
         else:
             self.default, self.name = objective, ""
+            for name in instead_of:
+                self.functions.pop(name, None)
 
     def modules(self) -> list[torch.nn.Module]:
         """The modules that the losses reach."""

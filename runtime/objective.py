@@ -100,9 +100,11 @@ class Objective(Loop):
         kind = "finite" if self.curvature == "finite" else "exact"
         return {"isolation": self.isolation, "scaler": self.scaler, "curvature": kind}
 
-    def rebound(self, objective: Function | Mapping[str, Function]) -> Objective:
-        """The same with another objective, for `step(objective=fn)`."""
-        self.losses.bind(objective)
+    def rebound(
+        self, objective: Function | Mapping[str, Function], losses: Iterable[str] = ()
+    ) -> Objective:
+        """The same with another objective, for `step(objective=fn)` of a rule with these losses."""
+        self.losses.bind(objective, losses)
         if self.model is None:
             self.isolation = self._isolation()
         return self

@@ -244,7 +244,8 @@ class Optimizer(torch.optim.Optimizer):
         """What this step may ask: the richest that the caller offers."""
         bound = self._bound
         if objective is not None:
-            return (bound or self._objective(layout, {})).rebound(objective)
+            losses = [name for name in self.program.objectives if name not in PARTS]
+            return (bound or self._objective(layout, {})).rebound(objective, losses)
         if closure is not None:
             more = bound.for_closure() if bound is not None else {}
             return Closure(layout.targets(), closure, added=self._added, **more)

@@ -41,7 +41,7 @@ def ways(loop: TrainingLoop) -> list[str]:
         found = [x for x in found if x != "parts"]
     found += OBJECTIVES
     pure = loop.groups == 1 and not loop.maximize and loop.kind != "examples"
-    pure = pure and not loop.features & {"past", "idle", "frozen", "norm", "drop"}
+    pure = pure and not loop.features & {"past", "idle", "frozen", "norm", "drop", "complex"}
     if pure and all(t.gate == "always" and not t.fault for t in loop.rounds):
         found.append("functional")
     return found

@@ -18,10 +18,10 @@ from ..program import Compute, Output, Part
 from ..types import COARSE
 
 Needs = frozenset[object]
-"""What must be there for a value to be there: gradients, and what is told by a run alone."""
+"""What must be there for a value to be there: the gradients of evaluations, and what is told by a
+run alone."""
 
 NOTHING: Needs = frozenset()
-GRADIENT: Needs = frozenset({"gradient"})
 MOST = 64
 """Parts of one pass; a rule needs two or three."""
 
@@ -31,7 +31,7 @@ def needs(n: Node, known: Mapping[Node, Needs]) -> Needs:
     if n.type.reach in COARSE:
         return NOTHING
     if n.op in ("gradient", "hvp", "vjp"):
-        return GRADIENT
+        return frozenset({n.inputs[0]})  # elsewhere the loss may use other tensors
     each = [known.get(i, NOTHING) for i in n.inputs]
     if n.op in ("merge", "out") or _splits(n, known):
         return frozenset({n})

@@ -319,3 +319,25 @@ def test_a_state_that_has_not_begun_leaves_its_tensor_out() -> None:
             assert ("D" in opt.state[late]) == (turn > 1)
         found.append([used.detach(), late.detach()])
     assert all(map(torch.allclose, found[0], found[-1])) and not torch.equal(*found[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_may_be_absent_at_one_point_and_there_at_another(backend: str) -> None:
+    """What needs one of them alone is written where the other is absent."""
+    text = """rule r(lr = 0.1):
+    state m = zeros(w)
+    s = lr * grad(w)
+    far = grad(w + 1)
+    m <- m + s
+    if loss(w - s) <= loss(w):
+        w <- w - s
+    else:
+        w <- w - far - m
+"""
+    used, near = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    opt = optc.loads(text)([used, near], backend=backend)
+    opt.bind(objective=lambda: (used**2).sum() + ((near**2).sum() if used[0] < 1.5 else 0))
+    opt.step()
+    for p in (used, near):
+        assert torch.allclose(p, torch.full_like(p, 0.8))
+        assert torch.allclose(opt.state[p]["m"], torch.full_like(p, 0.2))

@@ -213,3 +213,22 @@ def test_a_scaler_unscales_each_evaluation_and_hears_of_one_decision():
     loop.finish()
     scaler.update()
     assert scaler.get_scale() == 1024
+
+
+def test_a_scaler_hears_of_the_gradients_that_are_asked_for():
+    """Not of those that the closure makes where the rule reads the loss alone."""
+    w = nn.Parameter(torch.ones(2))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def closure():
+        w.grad = None
+        loss = (w * (1.0 if w[0] == 1 else float("nan"))).sum()
+        scaler.scale(loss).backward()
+        return loss
+
+    loop = Closure({"w": [w]}, closure, scaler=scaler)
+    ask(loop)
+    loop.evaluate("loss", {"w": [torch.zeros(2)]}, None, value=True, gradients=())
+    assert float(loop.found_inf) == 0
+    ask(loop, {"w": [torch.zeros(2)]})
+    assert float(loop.found_inf) == 1

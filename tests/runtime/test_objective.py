@@ -280,3 +280,14 @@ def test_without_a_batch_the_defaults_of_an_objective_stay() -> None:
     opt.bind(objective=lambda factor=2.0: (factor * p).sum())
     opt.step()
     check(p.detach(), torch.full((2,), 0.8))
+
+
+@pytest.mark.parametrize("first", ["objective", "loss"])
+def test_the_objective_of_a_step_is_the_one_that_is_given(first: str) -> None:
+    """Not one that was bound by the loss's name."""
+    p = nn.Parameter(torch.ones(2))
+    opt = optc.loads("rule r(lr = 0.1):\n    step lr\n")([p])
+    opt.bind(**{first: lambda: p.sum()})
+    opt.step()
+    opt.step(objective=lambda: 3 * p.sum())
+    check(p.detach(), torch.full((2,), 0.6))
