@@ -176,7 +176,8 @@ class Call:
 
 @dataclass
 class Route:
-    """`restrict` to the cells of a domain, or `merge` parts into a whole."""
+    """`restrict` to the cells of a domain, or `merge` parts into a whole; `axes` are the result's:
+    (label, size)."""
 
     name: str
     op: str
@@ -184,6 +185,7 @@ class Route:
     output: str
     source: str
     domains: tuple[str, ...]
+    axes: list[tuple[str, Any]] = field(default_factory=list)
 
 
 @dataclass

@@ -23,7 +23,8 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
     if phase.when is not None and truth(frame.get(phase.when[0])) != phase.when[1]:
         return _unasked(phase, frame)
     data = frame.get(phase.data)
-    if len(phase.axes) == 1 and phase.reads[0].what in ("value", "gradient"):
+    plain = phase.reads[0].what in ("value", "gradient")
+    if len(phase.axes) == 1 and plain and not _of_no_tensors(phase, frame):
         return _keep(phase, frame, _many(phase, data, frame))
     if not phase.axes:
         points = {t: frame.get(v) if v else None for t, v in phase.points.items()}
@@ -48,6 +49,12 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
         answers.append(_ask(phase, points, chosen, where, frame))
     parts = [[a[at] for a in answers] for at in range(len(phase.reads))]
     _keep(phase, frame, [stacked(p, sizes) for p in parts])
+
+
+def _of_no_tensors(phase: Evaluate, frame: Frame) -> bool:
+    """Whether a point with an axis is of a target without tensors: it is the same at each place."""
+    named = (v for v in phase.points.values() if v in phase.layouts)
+    return any(not frame.get(v) for v in named)
 
 
 def _nowhere(read: Read, sizes: list[int], frame: Frame) -> Any:
@@ -94,6 +101,9 @@ def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
     for read, value in zip(phase.reads, answers, strict=True):
         if frame.wrapped and isinstance(value, list):
             value = [None if v is None else real(local(v)) for v in value]
+        came = (*phase.axes, *(a for a in read.axes if a not in phase.axes))
+        if came != read.axes and set(came) == set(read.axes):
+            value = _in_order(value, [came.index(a) for a in read.axes])
         axes = _axes(phase.objective, read, value, frame)
         for label, n in zip(read.axes, axes, strict=False):
             frame.sizes[label.rstrip("'")] = n
@@ -107,6 +117,15 @@ def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
                 for v, i in zip(value, frame.members[read.wrt], strict=True)
             ]
         frame.values[read.value] = value
+
+
+def _in_order(value: Any, order: list[int]) -> Any:
+    """An answer whose axes are those of its type in another order."""
+    if isinstance(value, list):
+        return [_in_order(v, order) for v in value]
+    if value is None or value.dim() < len(order):
+        return value
+    return value.permute(*order, *range(len(order), value.dim()))
 
 
 def _axes(objective: str, read: Read, answer: Any, frame: Frame) -> tuple[int, ...]:
@@ -280,7 +299,7 @@ def answer(loop: Any, name: str, arguments: list[Any]) -> Any:
     return back(weights.to(result.dtype))[0]
 
 
-def _places(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
+def places_of(frame: Frame, axes: Any, like: Tensor | None = None) -> list[int]:
     """How many places axes have; the sides of a matrix are those of the tensor `like`."""
     found = []
     for name, size in axes:
@@ -299,14 +318,14 @@ def _random(phase: Call, frame: Frame) -> Any:
     for x in phase.inputs:  # turns of a loop draw different numbers
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
     if a["reach"] in ("model", "group"):
-        lead = _places(frame, a["axes"])
+        lead = places_of(frame, a["axes"])
         numbers = draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0)
         return numbers.reshape(lead).to(frame.device, non_blocking=True)
     reach, domain = a["reach"], a["domain"]
     result, drawn = [], 0
     for i in frame.members[domain]:
         t = frame.tensors[i]
-        lead, own = _places(frame, a["axes"], t), cells.extent(t.shape, reach)
+        lead, own = places_of(frame, a["axes"], t), cells.extent(t.shape, reach)
         first, whole = frame.place(i) if reach == "element" else (0, math.prod(own))
         if frame.place(i)[1] != t.numel() and (lead and own or reach in ("row", "column")):
             raise RuntimeError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.bounds import whole
 from ..compiler.program import Call, Compute, Evaluate, Loop, Plan, Rest, Route
-from .asking import call, evaluate
+from .asking import call, evaluate, places_of
 from .computing import compute, rest
 from .frame import Frame, mark_took, stored, truth, write
 
@@ -192,15 +192,21 @@ def _route(phase: Route, frame: Frame) -> None:
     for domain, name in zip(phase.domains, phase.inputs[1:], strict=True):
         for i, value in zip(frame.members[domain], frame.get(name), strict=True):
             whole[at[i]] = value
-    frame.values[phase.output] = _alike(whole, [frame.tensors[i] for i in at])
+    like = [frame.tensors[i] for i in at]
+    frame.values[phase.output] = _alike(whole, like, phase.axes, frame) if phase.axes else whole
 
 
-def _alike(whole: list[Any], tensors: list[Tensor]) -> list[Any]:
-    """Cells with the axes that those of a part brought; what has none is the same at each place."""
+def _alike(whole: list[Any], tensors: list[Tensor], axes: Any, frame: Frame) -> list[Any]:
+    """Cells with the axes that those of a part brought; what has none is the same at each place.
+
+    A part without tensors brought none.
+    """
     pairs = list(zip(whole, tensors, strict=True))
-    lead = next((x.shape[: x.dim() - t.dim()] for x, t in pairs if _more(x, t)), ())
+    lead = next((x.shape[: x.dim() - t.dim()] for x, t in pairs if _more(x, t)), None)
+    if lead is None:
+        lead = torch.Size(places_of(frame, axes, tensors[0])) if tensors else ()
     return [
-        x.expand(*lead, *x.shape) if lead and x is not None and not _more(x, t) else x
+        x.expand(*lead, *x.shape) if isinstance(x, Tensor) and not _more(x, t) else x
         for x, t in pairs
     ]
 

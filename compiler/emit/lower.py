@@ -102,7 +102,7 @@ class Lowering(Placement):
             return self._ask(n)
         if cls in ("call", "data", "draw", "comm"):
             attributes: dict[str, Any] = dict(n.attrs)
-            attributes["axes"] = [(a.label, self._size(a) or self._source(a)) for a in n.type.axes]
+            attributes["axes"] = self._places(n)
             attributes["reach"], attributes["domain"] = n.type.reach, n.type.domain
             return Call(
                 f"{n.op}_{n.number}",
@@ -120,6 +120,7 @@ class Lowering(Placement):
                 f"v{n.number}",
                 n.inputs[0].type.domain,
                 domains,
+                self._places(n) if n.op == "merge" else [],
             )
         if cls == "loop":
             return self._loop(n)
@@ -130,6 +131,10 @@ class Lowering(Placement):
     def _size(self, axis: Axis) -> Any:
         """A constant size, or the place of the host's scalar that says it."""
         return ("host", self.host(axis.size)) if isinstance(axis.size, Node) else axis.size
+
+    def _places(self, n: Node) -> list[tuple[str, Any]]:
+        """The axes of a value, and what says how many places each has."""
+        return [(a.label, self._size(a) or self._source(a)) for a in n.type.axes]
 
     def _source(self, axis: Axis) -> Any:
         """An input of the loop that says how many places an axis has, by its present name."""
