@@ -9,6 +9,7 @@ from ..compiler import syntax as s
 from ..compiler.check import check, check_file
 from ..compiler.driver import tree
 from ..compiler.ir import Graph
+from ..compiler.primitive import Registry, from_syntax
 from ..compiler.schedule import illegal
 from ..compiler.source import CompileError, Diagnostic
 from ..plugins.registry import library
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             graphs = [check(file, registry, args.rule)] if args.rule else check_file(file, registry)
             for graph in graphs if args.private else ():
                 _require_privacy(graph)
-            if found := illegal(file, graphs):
+            if found := [*illegal(file, graphs), *_unheld(file, registry, args.rule)]:
                 raise CompileError(found)
         except CompileError as error:
             wrong += error.diagnostics
@@ -49,6 +50,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=1))
     return 0
+
+
+def _unheld(file: s.File, registry: Registry, rule: str) -> list[Diagnostic]:
+    """The lines of the `check` blocks of the file that do not hold."""
+    checked = [x for x in file.items if isinstance(x, s.Primitive) and x.checks and not rule]
+    if not checked:
+        return []
+    from ..compiler.checks import run_checks
+    from .contract import numbers
+
+    wrong = []
+    for own in checked:
+        for found in run_checks(from_syntax(own), registry, numbers, file):
+            named = [c.lines for c in own.checks if c.name == found.check]
+            at = next(lines[found.line - 1].span for lines in named if len(lines) >= found.line)
+            message = f"{found.what} must be {found.expected}, and it is {found.found}"
+            wrong.append(Diagnostic("E221", f"check `{found.check}`: {message}", at))
+    return wrong
 
 
 def _names(file: s.File, rule: str) -> list[str]:

@@ -52,13 +52,15 @@ def check_file(file: s.File, registry: Registry | None = None) -> list[Graph]:
     others = [item for item in file.items if isinstance(item, s.Bundle | s.Schedule)]
     if not rules and not primitives and not others:
         check(file, registry)
-    graphs, wrong = [], []
+    graphs: list[Graph] = []
+    wrong: list[Diagnostic] = []
     for tree in [*rules, *probes]:
         read = check_rule if tree in rules else check_probe
         try:
             graphs.append(read(tree, file, registry or NoLibrary()))
         except CompileError as error:
-            wrong += [d for d in error.diagnostics if d not in wrong]
+            told = {(d.code, d.message, d.span) for d in wrong}
+            wrong += [d for d in error.diagnostics if (d.code, d.message, d.span) not in told]
     if wrong:
         raise CompileError(wrong)
     return graphs

@@ -73,6 +73,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Every optimizer has something of its own under the name of the option.",
         "rule r(lr = 0.1, steps = 5):",
     ),
+    "E221": (
+        "A line of a check does not hold.",
+        "clip own(d): return d\n    check same: d = [1.0] gives [2.0]",
+    ),
     "E301": (
         "The operands are values over different tensors, or axes of different sizes.",
         "critic + gen",

@@ -215,6 +215,10 @@ def _call(ctx: Context, scope: Scope, expr: s.Call) -> Any:
             name = getattr(expr.function, "id", "this")
             members = list(function.values) if isinstance(function, Members) else []
             help = f"call a member of it: `{name}.{members[0]}(..)`" if members else ""
+            if name in BUILTINS:
+                help = f"it names a value here: call the option or value otherwise than `{name}`"
+            elif isinstance(function, Node | SlotRef):
+                help = f"a product is `{name} * (..)`"
             ctx.error("E203", f"`{name}` is no function", expr.function.span, help)
         return function.apply(arguments(ctx, scope, expr), expr.span)
 
@@ -282,7 +286,8 @@ def _tuple(ctx: Context, scope: Scope, expr: s.Tuple) -> tuple[Any, ...]:
 
 
 def _list(ctx: Context, scope: Scope, expr: s.List) -> Any:
-    ctx.error("E302", "a list of numbers stands in `check` blocks only", expr.span)
+    wrong = "a list of numbers stands in `check` blocks only"
+    ctx.error("E302", wrong, expr.span, "several numbers are a tuple: `(0.9, 0.999)`")
 
 
 def _text(ctx: Context, scope: Scope, expr: s.Text) -> str:

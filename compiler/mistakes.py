@@ -38,6 +38,7 @@ WORD_HELPS = {
     "lambda": "write `p -> expression`",
     "if": "a choice is `where(condition, a, b)`",
     "in": "`for` routes tensors; a loop is `repeat n as i:`",
+    "print": "a number to report is `metric name = ..`",
     "import": "a rule is data: its functions are those of the language and of primitives",
     "return": "`return` begins a line",
     "**": "a power is `x^y`",
@@ -47,6 +48,15 @@ SIGN_HELPS = {
     "&": "both are `a and b`",
     "|": "one of them is `a or b`",
     "!": "write `not a`, or `a != b`",
+    "−": "minus is `-`",
+    "–": "minus is `-`",
+    "×": "times is `*`",
+    "·": "times is `*`",
+    "←": "a slot is written with `<-`",
+    "≤": "write `<=`",
+    "≥": "write `>=`",
+    "≠": "write `!=`",
+    "\u00a0": "this is a no-break space: write plain ones",
 }
 
 
@@ -88,6 +98,12 @@ def unexpected(tokens: list[Token], at: int, accepted: Collection[str]) -> Compl
     before = tokens[at - 1] if at else ""
     if token == "*" and before == "*":
         help = WORD_HELPS["**"]
+    elif before == "else" and token == "if":
+        help = WORD_HELPS["elif"]
+    elif before == "<" and token == ">":
+        help = "write `a != b`"
+    elif token.type == "WRITE" and first == "state":
+        help = f"a state begins with `state {before} = ..`; `{before} <- ..` stands below it"
     elif before in WORD_HELPS and tokens[at - 1].type == "NAME":
         help = WORD_HELPS[before]
     elif before == ":" and {"_item", "RSQB"} & set(accepted):

@@ -107,6 +107,7 @@ ELSEWHERE = {
     "log": "the natural logarithm is `ln(x)`",
     "pow": "a power is `x^y`",
     "square": "a power is `x^2`",
+    "int": "whole numbers are `floor(x)` and `round(x)`",
     "rsqrt": "a power is `x^-0.5`",
     "clip": "cells are held in bounds by `clamp(x, low, high)`",
     "std": "it is `sqrt(mean((x - mean(x, over = a))^2, over = a))`",
@@ -135,6 +136,8 @@ def _unknown(ctx: Context, scope: Scope, expr: s.Name) -> Any:
     help = nearest(expr.id, known)
     if expr.id in MODULES:
         help = "functions stand without a module: `sqrt(x)`"
+    elif expr.id in ctx.graph.options:
+        help = f"`{expr.id}` is the rule's: a primitive takes it as an option of its own"
     elif expr.id in ELSEWHERE:
         help = ELSEWHERE[expr.id]
     elif (block := scope.ending(expr.id)) is not None:

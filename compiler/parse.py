@@ -62,7 +62,7 @@ def _readable(source: Source) -> str:
                 )
             ]  # fmt: skip
         )
-    text = source.text.replace("\r\n", "\n")
+    text = source.text.removeprefix("\ufeff").replace("\r\n", "\n")  # as Windows writes it
     _refuse_control(text, _place(source))
     return text
 

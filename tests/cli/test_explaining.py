@@ -44,6 +44,17 @@ def test_check_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[str]
     assert "adam" in said.err and "Traceback" not in said.err
 
 
+def test_check_runs_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "clip twice(d):\n    return 2 * d\n    check two:\n        d = [1.0] gives [{}]\n"
+    Path("twice.opt").write_text(text.format("2.0"))
+    assert main(["check", "twice.opt"]) == 0
+    Path("twice.opt").write_text(text.format("3.0"))
+    assert main(["check", "twice.opt"]) == 1
+    said = capsys.readouterr()
+    assert "twice: fine" in said.out
+    assert "twice.opt:4:9: error[E221]: check `two`: the result must be [3.0]" in said.err
+
+
 def test_check_for_a_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "other.opt", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
