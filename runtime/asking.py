@@ -24,7 +24,8 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
         return _unasked(phase, frame)
     data = frame.get(phase.data)
     plain = phase.reads[0].what in ("value", "gradient")
-    if len(phase.axes) == 1 and plain and not _of_no_tensors(phase, frame):
+    empty = isinstance(data, Mapped) and not data.items or _of_no_tensors(phase, frame)
+    if len(phase.axes) == 1 and plain and not empty:
         return _keep(phase, frame, _many(phase, data, frame))
     if not phase.axes:
         points = {t: frame.get(v) if v else None for t, v in phase.points.items()}

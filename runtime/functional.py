@@ -42,6 +42,8 @@ class Step:
             bits: program.plan(bits)
             for bits in product((False, True), repeat=len(program.conditions.names))
         }
+        for plan in self._plans.values():
+            _ = plan.last_asked  # a lock guards it where it is reckoned, which cannot be traced
         states = {n: s for n, s in program.slots.items() if s.kind == "state"}
         self._numbers = {n: s for n, s in states.items() if s.begins_as_number}
         self._starts = {n: program.start(n) for n in states if n not in self._numbers}

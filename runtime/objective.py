@@ -341,8 +341,11 @@ class Objective(Loop):
 
     def _purely(self) -> Pure:
         """The way through pure functions; they keep no running statistics."""
-        if self._pure is None or self._writes_statistics():
-            raise RuntimeError("a pure function needs a model, and keeps no statistics")
+        hooked = any(p._backward_hooks for p in self._all())
+        if self._pure is None or self._writes_statistics() or hooked:
+            raise RuntimeError(
+                "a pure function needs a model, keeps no statistics and calls no hooks of gradients"
+            )
         return self._pure
 
     def _writes_statistics(self) -> bool:
@@ -392,9 +395,10 @@ class Objective(Loop):
 
     def finish(self) -> None:
         """Nothing of the step stays but its first value."""
-        if self.begun and self._scale() is not None:
+        if self._scale() is not None:
+            found = self.found_inf if self.begun else None
             none = torch.zeros((), dtype=torch.float32, device=self._all()[0].device)
-            report(self.scaler, self, none if self.found_inf is None else self.found_inf)
+            report(self.scaler, self, none if found is None else found)
         self.begun, self.turn = False, self.turn + 1
         try:
             self.isolation.check()

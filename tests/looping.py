@@ -270,6 +270,8 @@ class LoopOracles(Oracles):
     def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
         x, y = arguments[0]
         n = len(x) if op == "each" else int(arguments[1])
+        if not n:
+            return []
         return list(zip(x.tensor_split(n), y.tensor_split(n), strict=True))
 
     def call(self, name: str, arguments: list[Any]) -> Any:

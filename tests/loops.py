@@ -179,7 +179,7 @@ def training_loop(seed: int) -> TrainingLoop:
         features -= {"norm"}
     if program.level == "objective":
         features -= {"complex"} if r.random() < 0.7 else set()
-    one = "agree" in text or len(program.targets) > 1
+    one = "repeat" in text or len(program.targets) > 1
     loop = TrainingLoop(
         seed,
         text,
@@ -194,7 +194,7 @@ def training_loop(seed: int) -> TrainingLoop:
     for _ in range(r.randint(2, 4)):
         loop.rounds.append(
             Round(
-                r.choice((6, 6, 3, 9)),
+                r.choice((6, 6, 6, 3, 9, 0)) if "split" not in text and "msam" not in text else 6,
                 r.choice(("always", "always", "always", "never", "moved", "held")),
                 r.choice(("", "", "", "raise moved", "raise held", "nan moved", "nan held")),
                 r.choice((1.0, 0.5, 2.0)),

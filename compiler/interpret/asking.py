@@ -37,6 +37,8 @@ def ask(values: Values, node: Node) -> Cells:
     for a in own:
         in_data = isinstance(data, Mapped) and any(x.same(a) for x in data.axes)
         sizes.append(len(data.items) if in_data else values.size(a))
+    if 0 in sizes:
+        return _nowhere(values, node, sizes)
     question = getattr(_oracles(values), node.op)
     more = [node[name] for name in QUESTIONS[node.op]]
     answers = []
@@ -50,6 +52,14 @@ def ask(values: Values, node: Node) -> Cells:
         vectors = [_pick(values, x, where) for x in extra]
         answers.append(question(at["objective"], points, chosen, *more, *vectors))
     return _stacked(answers, sizes) if own else answers[0]
+
+
+def _nowhere(values: Values, node: Node, sizes: list[int]) -> Cells:
+    """The answer of an axis without places."""
+    if node.op in ("value", "jvp"):
+        return torch.zeros(sizes, dtype=torch.float64)
+    held = values.state.slots[node["wrt"]]
+    return [torch.zeros(*sizes, *x.shape, dtype=torch.float64) for x in held]
 
 
 def gradient(values: Values, node: Node) -> Cells:

@@ -143,3 +143,11 @@ def test_it_is_differentiable_through_values_and_products(body: str) -> None:
 
     w = torch.tensor([0.5, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(after, w)
+
+
+def test_it_may_be_compiled_before_it_ever_ran() -> None:
+    step = Step(compiled("rule first(lr = 0.1):\n    w <- w - lr * grad(w - lr * grad(w))\n"))
+    w = torch.ones(3, dtype=torch.float64)
+    whole = torch.compile(step, fullgraph=True, backend="eager")
+    w, _, _ = whole(w, step.init(w), loss=lambda x: (x**2).sum())
+    torch.testing.assert_close(w, torch.full_like(w, 1 - 0.2 * 0.8))

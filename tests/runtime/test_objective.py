@@ -291,3 +291,39 @@ def test_the_objective_of_a_step_is_the_one_that_is_given(first: str) -> None:
     opt.step()
     opt.step(objective=lambda: 3 * p.sum())
     check(p.detach(), torch.full((2,), 0.6))
+
+
+@pytest.mark.parametrize("way", ["examples", "curvature"])
+def test_hooks_of_gradients_are_called_however_it_is_computed(way: str) -> None:
+    """A mask on what is pruned, say."""
+    text = {
+        "examples": "    J = grad(w, on = each(batch))\n    d = mean(J, over = examples)\n",
+        "curvature": "    d = hvp(loss, w, w)\n",
+    }[way]
+    model = nn.Linear(3, 1).double()
+    model.weight.register_hook(lambda g: 0 * g)
+    opt = optc.loads(f"rule r(lr = 0.1):\n{text}    w <- w - lr * d\n")(model.parameters())
+    opt.bind(model, lambda b: (model(b) ** 2).mean(), curvature="forward")
+    before = [p.clone() for p in model.parameters()]
+    opt.step(batch=torch.randn(4, 3, dtype=torch.float64))
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [False, True]
+
+
+@pytest.mark.parametrize("way", ["examples", "split in examples", "population"])
+def test_an_empty_batch_has_no_examples(way: str) -> None:
+    """As sampling by chance may draw it: sums over none are zero."""
+    text = {
+        "examples": "    d = sum(grad(w, on = each(batch)), over = examples)\n",
+        "split in examples": """    J = grad(w, on = each(batch))
+    n = 1 + norm(J, over = model)
+    d = sum(J / n, over = examples) + sum(loss(w, on = each(batch)), over = examples)
+""",
+        "population": "    z = normal(w, probes(2))\n    d = sum(z * loss(w + z), over = probes)\n",
+    }[way]
+    model = nn.Linear(3, 1).double()
+    before = [p.detach().clone() for p in model.parameters()]
+    opt = optc.loads(f"rule r(lr = 0.1):\n{text}    w <- w - lr * d\n")(model.parameters())
+    opt.bind(model, lambda b: (model(b) ** 2).sum())
+    opt.step(batch=torch.zeros(0, 3, dtype=torch.float64))
+    check([p.detach() for p in model.parameters()], before)
