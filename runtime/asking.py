@@ -13,6 +13,7 @@ from torch import Tensor
 from ..compiler import cells, workers
 from ..compiler.program import Call, Evaluate, Read
 from .frame import Frame, truth, working
+from .loop import Question
 from .losses import unused
 from .random import draw
 from .tensors import local, real
@@ -68,7 +69,7 @@ def _nowhere(read: Read, sizes: list[int], frame: Frame) -> Any:
 
 def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
     """One axis, of points or of the data: the loop may map over it at once."""
-    axis, reads = phase.axes[0], phase.reads
+    axis = phase.axes[0]
     points: dict[str, Any] = {}
     over = []
     for target, name in phase.points.items():
@@ -86,15 +87,19 @@ def _many(phase: Evaluate, data: Any, frame: Frame) -> list[Any]:
         elif point is not None:
             point = _in_type(point, target, frame)
         points[target] = point
-    value, gradients = frame.loop.evaluate_many(
-        phase.objective,
-        points,
-        data.pieces if isinstance(data, Mapped) else data,
-        value=any(r.what == "value" for r in reads),
-        gradients=tuple(dict.fromkeys(r.wrt for r in reads if r.what == "gradient")),
-        over=tuple(over),
-    )
-    return [value if r.what == "value" else gradients[r.wrt] for r in reads]
+    pieces = data.pieces if isinstance(data, Mapped) else data
+    return _answers(phase, frame.loop.evaluate_many, points, pieces, tuple(over))
+
+
+def _answers(
+    phase: Evaluate, evaluate: Any, points: Any, data: Any, over: tuple[str, ...] = ()
+) -> list[Any]:
+    """What a phase reads of an objective: its value and its gradients, asked for at once."""
+    reads = phase.reads
+    value = any(r.what == "value" for r in reads)
+    wrt = tuple(dict.fromkeys(r.wrt for r in reads if r.what == "gradient"))
+    found, gradients = evaluate(Question(phase.objective, points, data, value, wrt, over))
+    return [found if r.what == "value" else gradients[r.wrt] for r in reads]
 
 
 def _keep(phase: Evaluate, frame: Frame, answers: list[Any]) -> None:
@@ -197,10 +202,7 @@ def _told(
     loop, first = frame.loop, phase.reads[0]
     points = {t: None if p is None else _in_type(p, t, frame) for t, p in points.items()}
     if first.what in ("value", "gradient"):
-        wrt = tuple(dict.fromkeys(r.wrt for r in phase.reads if r.what == "gradient"))
-        wants = any(r.what == "value" for r in phase.reads)
-        value, gradients = loop.evaluate(phase.objective, points, data, value=wants, gradients=wrt)
-        return [value if r.what == "value" else gradients[r.wrt] for r in phase.reads]
+        return _answers(phase, loop.evaluate, points, data)
     vector = _pick(first.vector, phase, where, frame)
     if first.what == "hvp":
         vector = _in_type(vector, first.of, frame)

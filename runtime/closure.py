@@ -13,7 +13,7 @@ from torch import Tensor
 from .derivatives import finite_hvp, once_only
 from .inspection import modules_of
 from .isolation import Isolation
-from .loop import Loop
+from .loop import Loop, Question
 from .points import Answer, Params, Points
 from .scaler import report, unscale
 from .tensors import local
@@ -81,41 +81,30 @@ class Closure(Loop):
         self.last = False
         self.isolation.reset()
 
-    def evaluate(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: dict[str, Any] | None = None,
-    ) -> tuple[Any, Answer]:
+    def evaluate(self, asked: Question) -> tuple[Any, Answer]:
         """Call the closure with the point under the parameters, and take its gradients."""
-        closure = self._closure(objective)
-        if parts:
-            raise self.missing(f"`{objective}` in parts")
+        closure = self._closure(asked.objective)
         self._lay_out()
         try:
-            with self.isolation.evaluation(points):
+            with self.isolation.evaluation(asked.points):
                 loss = closure()
-            taken = self._take(gradients)
+            taken = self._take(asked.gradients)
         except BaseException:
             self._give_back()
             raise
-        if value and loss is None:
+        if asked.value and loss is None:
             self._give_back()
             raise RuntimeError("the rule reads the loss, and the closure returns None: return it")
-        if gradients and _unspent(loss) and all(g is None for g in taken):
+        if asked.gradients and _unspent(loss) and all(g is None for g in taken):
             warnings.warn("the closure left no gradient: it calls loss.backward()", stacklevel=2)
         loss = loss if loss is None or isinstance(loss, Tensor) else torch.tensor(float(loss))
         loss = None if loss is None else loss.detach()
         if self.first_value is None:
             self.first_value = loss
         by_id = {id(p): g for p, g in zip(self.all, taken, strict=True)}
-        self._show(taken, all(p is None for p in points.values()), gradients)
-        return loss if value else None, {
-            t: [by_id[id(p)] for p in self.params[t]] for t in gradients
+        self._show(taken, asked.held, asked.gradients)
+        return loss if asked.value else None, {
+            t: [by_id[id(p)] for p in self.params[t]] for t in asked.gradients
         }
 
     def _closure(self, objective: str) -> Callable[[], Any]:
@@ -246,7 +235,7 @@ class Closure(Loop):
     def jvp(self, objective: str, points: Points, data: Any, wrt: str, vector: list[Any]) -> Tensor:
         """Of a scalar loss: its gradient times the vector, which is exact."""
         once_only(self.params[wrt], complex=False)
-        _, g = self.evaluate(objective, points, data, value=False, gradients=(wrt,))
+        _, g = self.evaluate(Question(objective, points, data, gradients=(wrt,)))
         pairs = zip(g[wrt], vector, strict=True)
         products = [(a * b).sum() for a, b in pairs if a is not None and b is not None]
         return torch.stack(products).sum() if products else torch.zeros(())
@@ -257,7 +246,7 @@ class Closure(Loop):
         """Of a scalar loss: its gradient times the weight."""
         if weights.numel() != 1:
             raise self.missing(f"the transposed derivative of `{objective}`")
-        _, g = self.evaluate(objective, points, data, value=False, gradients=(wrt,))
+        _, g = self.evaluate(Question(objective, points, data, gradients=(wrt,)))
         return [None if x is None else x * weights.to(x.dtype).reshape(()) for x in g[wrt]]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import Loop
+from .loop import Loop, Question
 from .points import Points
 from .tensors import local
 
@@ -130,7 +130,8 @@ def finite_hvp(
     sides = []
     for sign in (1.0, -1.0):
         there = [a + (sign * h) * b for a, b in zip(x, v, strict=True)]
-        _, g = loop.evaluate(objective, {**points, of: there}, data, value=False, gradients=(wrt,))
+        asked = Question(objective, {**points, of: there}, data, gradients=(wrt,))
+        _, g = loop.evaluate(asked)
         sides.append([None if a is None else a.clone() for a in g[wrt]])
     return [
         None if a is None or b is None else (a - b) / (2 * h) for a, b in zip(*sides, strict=True)

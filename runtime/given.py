@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .batches import of_the_text
 from .layout import Layout
-from .loop import along, places
+from .loop import Question, along, places
 
 
 class Given:
@@ -50,49 +50,30 @@ class Given:
 
         return call, whole
 
-    def evaluate(
-        self,
-        objective: str,
-        points: Any,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: Any = None,
-    ) -> tuple[Any, dict[str, list[Any]]]:
-        if self.gradient is not None and not value and all(p is None for p in points.values()):
-            return None, {t: [self.gradient[i] for i in self.layout.members[t]] for t in gradients}
-        call, at = self._at(objective, points, data)
-        if not gradients:
+    def evaluate(self, asked: Question) -> tuple[Any, dict[str, list[Any]]]:
+        """The loss at a point, and its gradients, as functions that can be differentiated."""
+        if self.gradient is not None and not asked.value and asked.held:
+            return None, {
+                t: [self.gradient[i] for i in self.layout.members[t]] for t in asked.gradients
+            }
+        call, at = self._at(asked.objective, asked.points, asked.data)
+        if not asked.gradients:
             return call(at), {}
-        wanted = {t: at[t] for t in gradients}
+        wanted = {t: at[t] for t in asked.gradients}
 
         def of(chosen: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
             result = call({**at, **chosen})
             return result, result
 
-        if self._axes(objective):
+        if self._axes(asked.objective):
             g = torch.func.jacrev(lambda c: of(c)[0])(wanted)
-            return call(at) if value else None, g
+            return call(at) if asked.value else None, g
         g, loss = torch.func.grad(of, has_aux=True)(wanted)
         return loss, g
 
-    def evaluate_many(
-        self,
-        objective: str,
-        points: Any,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        over: tuple[str, ...] = (),
-    ) -> tuple[Any, dict[str, list[Any]]]:
+    def evaluate_many(self, asked: Question) -> tuple[Any, dict[str, list[Any]]]:
         """The same along an axis: of `data`, of the points named in `over`."""
-        answers = [
-            self.evaluate(objective, at, batch, value=value, gradients=gradients)
-            for at, batch in places(points, data, over)
-        ]
-        return along(answers, value, gradients)
+        return along(asked, [self.evaluate(one) for one in places(asked)])
 
     def _axes(self, objective: str) -> int:
         return int(self.layout.program.objectives.get(objective, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loop import Loop
+from .loop import Loop, Question
 from .points import Answer, Params, Points
 
 
@@ -24,22 +24,14 @@ class Gradients(Loop):
             "optimizer.bind(model=model, objective=lambda batch: ...) and step(batch=batch)"
         )
 
-    def evaluate(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: dict[str, Any] | None = None,
-    ) -> tuple[Any, Answer]:
+    def evaluate(self, asked: Question) -> tuple[Any, Answer]:
         """What is in `.grad`."""
-        if value:
+        objective = asked.objective
+        if asked.value:
             raise self.missing(f"the value of `{objective}`")
-        if parts or any(p is not None for p in points.values()):
+        if not asked.held:
             raise self.missing(f"the gradient of `{objective}` at another point")
-        for target in gradients:
+        for target in asked.gradients:
             before = self.asked.setdefault(target, objective)
             if before != objective:
                 raise RuntimeError(
@@ -48,7 +40,7 @@ class Gradients(Loop):
                     f"{before!r}: lambda batch: ..., {objective!r}: ...}}), then "
                     "optimizer.step(batch=batch)"
                 )
-        return None, {t: [p.grad for p in self.params[t]] for t in gradients}
+        return None, {t: [p.grad for p in self.params[t]] for t in asked.gradients}
 
     def hvp(
         self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .points import Answer, Params, Points
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an objective at a point: its value, its gradients by targets.
+
+    Along an axis `data` is a list of batches, and the points of the targets in `over` have it too.
+    """
+
+    objective: str
+    points: Points
+    data: Any
+    value: bool = False
+    gradients: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is asked where the parameters stand."""
+        return all(p is None for p in self.points.values())
 
 
 class Loop:
@@ -43,35 +64,13 @@ class Loop:
             "optimizer.step(batch=batch)"
         )
 
-    def evaluate(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: dict[str, Any] | None = None,
-    ) -> tuple[Any, Answer]:
+    def evaluate(self, asked: Question) -> tuple[Any, Answer]:
         """The value of an objective at a point, and its gradients by the targets asked for."""
         raise NotImplementedError
 
-    def evaluate_many(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        over: tuple[str, ...] = (),
-    ) -> tuple[Any, Answer]:
-        """The same along an axis: of `data` (a list of batches), of the points named in `over`."""
-        answers = [
-            self.evaluate(objective, at, batch, value=value, gradients=gradients)
-            for at, batch in places(points, data, over)
-        ]
-        return along(answers, value, gradients)
+    def evaluate_many(self, asked: Question) -> tuple[Any, Answer]:
+        """The same along an axis."""
+        return along(asked, [self.evaluate(one) for one in places(asked)])
 
     def hvp(
         self, objective: str, points: Points, data: Any, wrt: str, of: str, vector: list[Any]
@@ -101,31 +100,28 @@ class Loop:
         """The step ends: nothing of it stays."""
 
 
-def along(
-    answers: list[tuple[Any, Answer]], value: bool, gradients: tuple[str, ...]
-) -> tuple[Any, Answer]:
+def along(asked: Question, answers: list[tuple[Any, Answer]]) -> tuple[Any, Answer]:
     """The answers at the places of an axis as one."""
-    values = torch.stack([a[0] for a in answers]) if value else None
-    columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in gradients}
+    values = torch.stack([a[0] for a in answers]) if asked.value else None
+    columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in asked.gradients}
     return values, {t: [_stack(g) for g in gs] for t, gs in columns.items()}
 
 
-def places(points: Points, data: Any, over: tuple[str, ...]) -> list[tuple[Points, Any]]:
-    """The point and the batch at each place of an axis."""
+def places(asked: Question) -> list[Question]:
+    """What is asked at each place of an axis."""
+    points, data, over = asked.points, asked.data, asked.over
     mapped: list[list[Any]] = [points[t] for t in over]  # type: ignore[misc]
     sizes = [len(x) for p in mapped for x in p if x is not None][:1]
     count = sizes[0] if sizes else len(data)
     batches = data if isinstance(data, list) else [data] * count
-    return [
-        (
-            {
-                t: [None if x is None else x[k] for x in p] if t in over and p is not None else p
-                for t, p in points.items()
-            },
-            batches[k],
-        )
+    at = [
+        {
+            t: [None if x is None else x[k] for x in p] if t in over and p is not None else p
+            for t, p in points.items()
+        }
         for k in range(count)
     ]
+    return [replace(asked, points=at[k], data=batches[k], over=()) for k in range(count)]
 
 
 def _stack(tensors: Sequence[Any]) -> Any:

@@ -61,17 +61,16 @@ class Losses:
         functions = [*self.functions.values(), *([self.default] if self.default else [])]
         return list(dict.fromkeys(m for f in functions for m in modules_of(f)))
 
-    def answer(self, name: str, data: Any, parts: Mapping[str, Any] | None = None) -> Tensor:
+    def answer(self, name: str, data: Any) -> Tensor:
         """One call of the objective."""
         function = self._function(name)
-        arguments = () if data is None and takes(function, **(parts or {})) else (data,)
+        arguments = () if data is None and takes(function) else (data,)
         try:
-            found = function(*arguments, **(parts or {}))
+            found = function(*arguments)
         except TypeError as error:
-            if takes(function, *arguments, **(parts or {})):
+            if takes(function, *arguments):
                 raise
-            given = [*["the batch"] * len(arguments), *(f"{k}=" for k in parts or ())]
-            how = f"with {', '.join(given)}" if given else "without an argument"
+            how = "with the batch" if arguments else "without an argument"
             raise TypeError(f"the loss `{name}` is called {how}: {error}") from None
         if isinstance(found, Mapping):
             if name not in found:

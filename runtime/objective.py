@@ -27,7 +27,7 @@ from .derivatives import (
     weighted,
 )
 from .isolation import Isolation
-from .loop import Loop
+from .loop import Loop, Question
 from .losses import Function, Losses, refuse_unused
 from .points import Answer, Params, Points, as_stored
 from .pure import Pure
@@ -120,33 +120,21 @@ class Objective(Loop):
 
     # Values and gradients -----------------------------------------------------------------
 
-    def evaluate(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        parts: dict[str, Any] | None = None,
-    ) -> tuple[Any, Answer]:
-        """The loss at a point, and its gradients: element[axes of the loss] where it has axes.
-
-        `parts` are passed on to the objective by name.
-        """
+    def evaluate(self, asked: Question) -> tuple[Any, Answer]:
+        """The loss at a point, and its gradients: element[axes of the loss] where it has axes."""
         self._begin()
-        held = all(p is None for p in points.values())
-        wanted = [p for t in gradients for p in self.params[t]]
-        with self.isolation.evaluation(points, quiet=not self.sharded):
-            f = self.losses.answer(objective, data, parts)
-            found = self._gradients(objective, f, wanted) if gradients else []
+        name, wanted = asked.objective, [p for t in asked.gradients for p in self.params[t]]
+        with self.isolation.evaluation(asked.points, quiet=not self.sharded):
+            f = self.losses.answer(name, asked.data)
+            found = self._gradients(name, f, wanted) if asked.gradients else []
         f = f.detach()
-        if not (self.isolation.alone(held) or self.sharded):
+        if not (self.isolation.alone(asked.held) or self.sharded):
             found = self.isolation.ranks.mean(found, wanted)
         if self.first_value is None:
             self.first_value = f
         rest = iter(found)
-        return f if value else None, {t: [next(rest) for _ in self.params[t]] for t in gradients}
+        answer = {t: [next(rest) for _ in self.params[t]] for t in asked.gradients}
+        return f if asked.value else None, answer
 
     def _gradients(self, name: str, f: Tensor, params: list[Tensor]) -> list[Any]:
         live = [p for p in params if p.requires_grad]
@@ -277,54 +265,37 @@ class Objective(Loop):
 
     # Along an axis ------------------------------------------------------------------------
 
-    def evaluate_many(
-        self,
-        objective: str,
-        points: Points,
-        data: Any,
-        *,
-        value: bool,
-        gradients: tuple[str, ...],
-        over: tuple[str, ...] = (),
-    ) -> tuple[Any, Answer]:
+    def evaluate_many(self, asked: Question) -> tuple[Any, Answer]:
         """Along an axis of the points in `over`, or of `each(batch)`: by vmap, else one by one.
 
         vmap gives zeros for a parameter that the loss does not use, where one by one gives None.
         """
         self._begin()
-        found = self._mapped(objective, points, data, gradients, over)
+        found = self._mapped(asked)
         if found is None:
-            return super().evaluate_many(
-                objective, points, data, value=value, gradients=gradients, over=over
-            )
-        return found[0] if value else None, found[1]
+            return super().evaluate_many(asked)
+        return found[0] if asked.value else None, found[1]
 
-    def _mapped(
-        self,
-        name: str,
-        points: Points,
-        data: Any,
-        gradients: tuple[str, ...],
-        over: tuple[str, ...],
-    ) -> tuple[Tensor, Answer] | None:
+    def _mapped(self, asked: Question) -> tuple[Tensor, Answer] | None:
         """By vmap; None where that is not the way, which is found out once."""
+        points, data = asked.points, asked.data
         alone = self.scaler is None and self.isolation.ranks.wrapper is None and not self.sharded
         whole = data.whole if isinstance(data, Pieces) else None
         batches = isinstance(data, list) and whole is None
         if batches or not alone or not self.works.get("vmap", True):
             return None
         wrote = self.isolation.wrote
-        at = {t: [None] * len(p or ()) if t in over else p for t, p in points.items()}
+        at = {t: [None] * len(p or ()) if t in asked.over else p for t, p in points.items()}
         with self.isolation.evaluation(at):
             writes = self._writes_statistics()
             try:
                 values, answer = self._purely().mapped(
-                    partial(self.losses.answer, name),
+                    partial(self.losses.answer, asked.objective),
                     points,
                     data if whole is None else whole,
                     each=whole is not None,
-                    gradients=gradients,
-                    over=over,
+                    gradients=asked.gradients,
+                    over=asked.over,
                     chunk=self._chunk,
                     randomness="same" if self.isolation.seed == "same" else "different",
                 )

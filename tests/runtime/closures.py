@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
+from optc.runtime.loop import Question
+
 from .network import HELD
 
 
@@ -27,7 +29,7 @@ def ordinary(model, set_to_none=True):
 
 
 def ask(loop, points=HELD, name="loss"):
-    value, gradients = loop.evaluate(name, points, None, value=True, gradients=("w",))
+    value, gradients = loop.evaluate(Question(name, points, None, value=True, gradients=("w",)))
     return value, gradients["w"]
 
 

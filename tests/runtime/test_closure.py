@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from optc.runtime.closure import Closure
+from optc.runtime.loop import Question
 
 from .closures import ask, copies, data, ordinary, same
 from .network import HELD, moved, network, params
@@ -132,7 +133,7 @@ def test_absent_gradients_stay_absent_and_the_loss_may_be_missing():
         w.sum().backward()
 
     loop = Closure({"w": [w, unused]}, closure)
-    _, g = loop.evaluate("loss", HELD, None, value=False, gradients=("w",))
+    _, g = loop.evaluate(Question("loss", HELD, None, value=False, gradients=("w",)))
     assert g["w"][1] is None and torch.equal(g["w"][0], torch.ones(2))
     with pytest.raises(RuntimeError, match="return it"):
         ask(loop)
@@ -228,7 +229,7 @@ def test_a_scaler_hears_of_the_gradients_that_are_asked_for():
 
     loop = Closure({"w": [w]}, closure, scaler=scaler)
     ask(loop)
-    loop.evaluate("loss", {"w": [torch.zeros(2)]}, None, value=True, gradients=())
+    loop.evaluate(Question("loss", {"w": [torch.zeros(2)]}, None, value=True, gradients=()))
     assert float(loop.found_inf) == 0
     ask(loop, {"w": [torch.zeros(2)]})
     assert float(loop.found_inf) == 1

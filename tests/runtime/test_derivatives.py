@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+from optc.runtime.loop import Question
 from optc.runtime.objective import Objective
 
 from .network import HELD, moved, network, params, random_like
@@ -40,7 +41,7 @@ def test_derivatives_against_torch(where, curvature):
     function, at = as_function(model, data), point_of(model, points)
     loop, v = bound(model, curvature=curvature), random_like(model)
     before = [p.clone() for p in model.parameters()]
-    value, g = loop.evaluate("loss", points, data, value=True, gradients=("w",))
+    value, g = loop.evaluate(Question("loss", points, data, value=True, gradients=("w",)))
     hvp = loop.hvp("loss", points, data, "w", "w", v)
     jvp = loop.jvp("loss", points, data, "w", v)
     vjp = loop.vjp("loss", points, data, "w", torch.tensor(3.0))
@@ -64,11 +65,11 @@ def test_derivatives_against_torch(where, curvature):
 def test_derivatives_with_dropout_and_batch_norm_leave_no_trace(curvature):
     model, data = network(0.5, norm=True), batch()
     loop, v = bound(model, curvature=curvature), random_like(model)
-    loop.evaluate("loss", HELD, data, value=True, gradients=())
+    loop.evaluate(Question("loss", HELD, data, value=True, gradients=()))
     before = [b.clone() for b in model.buffers()], torch.get_rng_state()
     h = loop.hvp("loss", HELD, data, "w", "w", v)
     check(loop.hvp("loss", HELD, data, "w", "w", v), h)
-    _, g = loop.evaluate("loss", HELD, data, value=False, gradients=("w",))
+    _, g = loop.evaluate(Question("loss", HELD, data, value=False, gradients=("w",)))
     pairs = zip(g["w"], v, strict=True)
     check(loop.jvp("loss", HELD, data, "w", v), sum((a * b).sum() for a, b in pairs))
     check([*model.buffers()], before[0], rtol=0, atol=0)
@@ -100,7 +101,7 @@ def test_what_has_no_forward_mode_falls_back():
     model, data = network(), batch()
     loop = Objective(params(model), model, lambda b: Square.apply(model(b[0])).mean())
     v = random_like(model)
-    _, g = loop.evaluate("loss", HELD, data, value=False, gradients=("w",))
+    _, g = loop.evaluate(Question("loss", HELD, data, value=False, gradients=("w",)))
     pairs = zip(g["w"], v, strict=True)
     check(loop.jvp("loss", HELD, data, "w", v), sum((a * b).sum() for a, b in pairs))
     assert loop.works == {"forward": False}
@@ -129,7 +130,7 @@ def test_parameters_outside_a_module():
     w, unused, frozen = (nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(3))
     frozen.requires_grad_(False)
     loop = Objective({"w": [w, unused, frozen]}, objective=lambda: (w * w * x * frozen).sum())
-    _, g = loop.evaluate("loss", HELD, None, value=False, gradients=("w",))
+    _, g = loop.evaluate(Question("loss", HELD, None, value=False, gradients=("w",)))
     check(g["w"][0], 2 * x)
     assert g["w"][1:] == [None, None]
     v = [torch.ones(5).double()] * 3
@@ -148,19 +149,24 @@ def test_two_targets_and_mixed_derivatives():
     both = {"d": lambda: -model(x).square().mean(), "g": lambda: model(x).square().mean()}
     loop = Objective(targets, model, both)
     held = {"gen": None, "critic": None}
-    _, g = loop.evaluate("g", held, None, value=False, gradients=("gen", "critic"))
-    _, d = loop.evaluate("d", held, None, value=False, gradients=("critic",))
+    _, g = loop.evaluate(Question("g", held, None, value=False, gradients=("gen", "critic")))
+    _, d = loop.evaluate(Question("d", held, None, value=False, gradients=("critic",)))
     check(d["critic"], [-x for x in g["critic"]])
     v = [torch.randn_like(p) for p in targets["critic"]]
     mixed = loop.hvp("g", held, None, "gen", "critic", v)
     h = 1e-5
     sides = [
         loop.evaluate(
-            "g",
-            {**held, "critic": [p + s * h * q for p, q in zip(targets["critic"], v, strict=True)]},
-            None,
-            value=False,
-            gradients=("gen",),
+            Question(
+                "g",
+                {
+                    **held,
+                    "critic": [p + s * h * q for p, q in zip(targets["critic"], v, strict=True)],
+                },
+                None,
+                value=False,
+                gradients=("gen",),
+            )
         )[1]["gen"]
         for s in (1, -1)
     ]

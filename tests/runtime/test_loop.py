@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from optc.runtime.closure import Closure
 from optc.runtime.derivatives import finite_hvp
 from optc.runtime.gradients import Gradients
+from optc.runtime.loop import Question
 from optc.runtime.objective import Objective
 
 from .closures import ask, data, ordinary, same
@@ -23,12 +24,12 @@ def test_gradients_alone():
     with torch.enable_grad():
         ordinary(model)()
     loop = Gradients(params(model))
-    _, g = loop.evaluate("loss", HELD, None, value=False, gradients=("w",))
+    _, g = loop.evaluate(Question("loss", HELD, None, value=False, gradients=("w",)))
     assert all(x is p.grad for x, p in zip(g["w"], model.parameters(), strict=True))
     with pytest.raises(RuntimeError, match=r"optimizer.step\(closure\)"):
         ask(loop)
     with pytest.raises(RuntimeError, match="at another point.*closure"):
-        loop.evaluate("loss", moved(model), None, value=False, gradients=("w",))
+        loop.evaluate(Question("loss", moved(model), None, value=False, gradients=("w",)))
     with pytest.raises(RuntimeError, match=r"curvature.*bind\(model=model, objective="):
         loop.hvp("loss", HELD, None, "w", "w", moved(model)["w"])
     with pytest.raises(RuntimeError, match="data of its own"):
@@ -84,12 +85,12 @@ def test_two_objectives_are_two_closures():
     groups = {"gen": list(generator.parameters()), "critic": list(critic.parameters())}
     loop = Closure(groups, {"d": loss(1, critic), "g": loss(-1, generator)})
     points = {"gen": None, "critic": None}
-    _, d = loop.evaluate("d", points, None, value=True, gradients=("critic",))
-    _, g = loop.evaluate("g", points, None, value=True, gradients=("gen",))
+    _, d = loop.evaluate(Question("d", points, None, value=True, gradients=("critic",)))
+    _, g = loop.evaluate(Question("g", points, None, value=True, gradients=("gen",)))
     loop.finish()
     assert same([p.grad for p in critic.parameters()], d["critic"])
     assert same([p.grad for p in generator.parameters()], g["gen"])
     one = Closure(groups, loss(1, critic))
-    one.evaluate("d", points, None, value=True, gradients=("critic",))
+    one.evaluate(Question("d", points, None, value=True, gradients=("critic",)))
     with pytest.raises(RuntimeError, match="two objectives: pass step"):
-        one.evaluate("g", points, None, value=True, gradients=("gen",))
+        one.evaluate(Question("g", points, None, value=True, gradients=("gen",)))

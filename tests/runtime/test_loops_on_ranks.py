@@ -13,6 +13,7 @@ RANKS = """
     from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel as DDP
     from optc.runtime.closure import Closure
+    from optc.runtime.loop import Question
     from optc.runtime.objective import Objective
 
     rank, store = int(sys.argv[1]), sys.argv[2]
@@ -39,7 +40,7 @@ RANKS = """
         return closure
 
     def ask(loop, point=HELD, batch=None):
-        return loop.evaluate("loss", point, batch, value=True, gradients=("w",))[1]["w"]
+        return loop.evaluate(Question("loss", point, batch, True, ("w",)))[1]["w"]
 
     there = {"w": [p + 0.1 for p in whole.parameters()]}
     local = Closure({"w": list(whole.parameters())}, closure_of(whole, x))

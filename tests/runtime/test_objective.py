@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import optc
 from optc.runtime.closure import Closure
+from optc.runtime.loop import Question
 from optc.runtime.objective import Objective
 
 from .network import HELD, moved, network, params, random_like
@@ -28,10 +29,10 @@ def test_vector_objectives_give_one_gradient_a_loss(memory):
         return torch.stack([each.mean(), each.square().mean(), each.max()])
 
     loop = Objective(params(model), model, losses, memory=memory)
-    value, g = loop.evaluate("loss", HELD, data, value=True, gradients=("w",))
+    value, g = loop.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
     for k in range(3):
         one = Objective(params(model), model, lambda b, k=k: losses(b)[k])
-        v, h = one.evaluate("loss", HELD, data, value=True, gradients=("w",))
+        v, h = one.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
         check(value[k], v)
         check([x[k] for x in g["w"]], h["w"])
     weights = torch.tensor([1.0, -2.0, 0.5])
@@ -50,12 +51,12 @@ def test_a_matrix_of_outputs_and_losses_by_name():
         lambda b: {"train": cross_entropy(model(b[0]), b[1]), "size": model(b[0]).square().mean()},
         outputs=lambda b: model(b[0]),
     )
-    value, g = loop.evaluate("outputs", HELD, data, value=True, gradients=("w",))
+    value, g = loop.evaluate(Question("outputs", HELD, data, value=True, gradients=("w",)))
     assert value.shape == (2, 3) and g["w"][0].shape == (2, 3, 8, 4)
-    value, _ = loop.evaluate("size", HELD, data, value=True, gradients=())
+    value, _ = loop.evaluate(Question("size", HELD, data, value=True, gradients=()))
     check(value, model(data[0]).square().mean())
     with pytest.raises(RuntimeError, match="no loss 'val'"):
-        loop.evaluate("val", HELD, data, value=True, gradients=())
+        loop.evaluate(Question("val", HELD, data, value=True, gradients=()))
 
 
 @pytest.mark.parametrize("memory", [1 << 28, 2000])
@@ -65,9 +66,9 @@ def test_gradients_of_single_examples(way, memory):
     loop = bound(model, memory=memory)
     loop.works["vmap"] = way == "vmap"
     examples = loop.data("each", [data], {})
-    values, g = loop.evaluate_many("loss", HELD, examples, value=True, gradients=("w",))
+    values, g = loop.evaluate_many(Question("loss", HELD, examples, value=True, gradients=("w",)))
     for k, one in enumerate(examples.items):
-        value, h = loop.evaluate("loss", HELD, one, value=True, gradients=("w",))
+        value, h = loop.evaluate(Question("loss", HELD, one, value=True, gradients=("w",)))
         check(values[k], value)
         check([x[k] for x in g["w"]], h["w"])
     assert loop.works["vmap"] == (way == "vmap")
@@ -82,7 +83,7 @@ def test_examples_that_vmap_cannot_do():
 
     loop = Objective(params(model), model, loss)
     _, g = loop.evaluate_many(
-        "loss", HELD, loop.data("each", [data], {}), value=False, gradients=("w",)
+        Question("loss", HELD, loop.data("each", [data], {}), value=False, gradients=("w",))
     )
     assert g["w"][0].shape == (4, 8, 4) and loop.works == {"vmap": False}
 
@@ -94,15 +95,19 @@ def test_a_population_of_points(way):
     loop.works["vmap"] = way == "vmap"
     before = [b.clone() for b in model.buffers()]
     many = {"w": [p + 0.1 * torch.randn(6, *p.shape).double() for p in model.parameters()]}
-    values, g = loop.evaluate_many("loss", many, data, value=True, gradients=("w",), over=("w",))
+    values, g = loop.evaluate_many(
+        Question("loss", many, data, value=True, gradients=("w",), over=("w",))
+    )
     for k in range(6):
         there = {"w": [x[k] for x in many["w"]]}
-        value, h = loop.evaluate("loss", there, data, value=True, gradients=("w",))
+        value, h = loop.evaluate(Question("loss", there, data, value=True, gradients=("w",)))
         check(values[k], value)
         check([x[k] for x in g["w"]], h["w"])
     check([*model.buffers()], before, rtol=0, atol=0)
     assert loop.works["vmap"] == (way == "vmap")
-    only, none = loop.evaluate_many("loss", many, data, value=True, gradients=(), over=("w",))
+    only, none = loop.evaluate_many(
+        Question("loss", many, data, value=True, gradients=(), over=("w",))
+    )
     check(only, values)
     assert none == {}
 
@@ -124,9 +129,9 @@ def test_what_raises_midway_leaves_everything_to_the_bit():
     loop, there = Objective(params(model), model, loss), moved(model)
     every = [*model.parameters(), *model.buffers()]
     before, state = [x.detach().clone() for x in every], torch.get_rng_state()
-    loop.evaluate("loss", HELD, data, value=True, gradients=("w",))
+    loop.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
     for ask in (
-        lambda: loop.evaluate("loss", there, data, value=True, gradients=("w",)),
+        lambda: loop.evaluate(Question("loss", there, data, value=True, gradients=("w",))),
         lambda: loop.hvp("loss", there, data, "w", "w", there["w"]),
         lambda: loop.jvp("loss", there, data, "w", there["w"]),
     ):
@@ -142,8 +147,8 @@ def test_the_first_value_is_of_this_step():
     loop = bound(model)
     for _ in range(2):
         data = batch()
-        value, _ = loop.evaluate("loss", HELD, data, value=True, gradients=("w",))
-        loop.evaluate("loss", moved(model), data, value=True, gradients=("w",))
+        value, _ = loop.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
+        loop.evaluate(Question("loss", moved(model), data, value=True, gradients=("w",)))
         loop.finish()
         assert loop.first_value is value
 
@@ -161,8 +166,8 @@ def test_a_closure_with_the_bound_model_keeps_its_promises():
     whole = bound(model)
     for step in (1, 2):
         loop = Closure(params(model), closure, **whole.for_closure())
-        loop.evaluate("loss", HELD, None, value=True, gradients=("w",))
-        loop.evaluate("loss", moved(model), None, value=True, gradients=("w",))
+        loop.evaluate(Question("loss", HELD, None, value=True, gradients=("w",)))
+        loop.evaluate(Question("loss", moved(model), None, value=True, gradients=("w",)))
         loop.finish()
         assert int(model[1].num_batches_tracked) == step
 
@@ -171,15 +176,15 @@ def test_a_scaler_scales_what_is_differentiated():
     model, data = network().float(), batch()
     data = data[0].float(), data[1]
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
-    _, g = bound(model).evaluate("loss", HELD, data, value=False, gradients=("w",))
+    _, g = bound(model).evaluate(Question("loss", HELD, data, value=False, gradients=("w",)))
     loop = bound(model, scaler=scaler)
-    value, h = loop.evaluate("loss", HELD, data, value=True, gradients=("w",))
+    value, h = loop.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
     check(h["w"], g["w"], rtol=1e-5, atol=1e-7)
     loop.finish()
     scaler.update()
     assert scaler.get_scale() == 2048 and loop.first_value is value
     loop.rebound(lambda b: cross_entropy(model(b[0]), b[1]) * float("inf"))
-    loop.evaluate("loss", HELD, data, value=True, gradients=("w",))
+    loop.evaluate(Question("loss", HELD, data, value=True, gradients=("w",)))
     assert float(loop.found_inf) > 0
     loop.finish()
     scaler.update()
@@ -196,13 +201,13 @@ def test_functions_of_the_user_and_what_is_missing():
     with pytest.raises(RuntimeError, match="oracles={'norm': function}"):
         loop.call("norm", [])
     with pytest.raises(RuntimeError, match="`loss` and `val`: pass a function for each"):
-        loop.evaluate("loss", HELD, batch(), value=True, gradients=())
-        loop.evaluate("val", HELD, batch(), value=True, gradients=())
+        loop.evaluate(Question("loss", HELD, batch(), value=True, gradients=()))
+        loop.evaluate(Question("val", HELD, batch(), value=True, gradients=()))
     with pytest.raises(RuntimeError, match="rule evaluates `loss`: pass optimizer.bind"):
-        Objective({}).evaluate("loss", {}, None, value=True, gradients=())
+        Objective({}).evaluate(Question("loss", {}, None, value=True, gradients=()))
     with pytest.raises(RuntimeError, match="only run the model forward"):
         detached = Objective(params(model), model, lambda b: model(b[0]).mean().detach())
-        detached.evaluate("loss", HELD, batch(), value=True, gradients=("w",))
+        detached.evaluate(Question("loss", HELD, batch(), value=True, gradients=("w",)))
     with pytest.raises(ValueError, match="Invalid curvature"):
         bound(model, curvature="exact")
 
