@@ -35,6 +35,7 @@ def keep_types(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     What does not fit this rule and these parameters is refused before anything is taken.
     """
     program, groups = optimizer.program, optimizer.param_groups
+    _same_order(groups, state_dict["param_groups"])
     state = dict(named(program, state_dict["state"]))
     order = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in groups for p in group["params"]]
@@ -73,6 +74,17 @@ def named(program: Program, state: dict[Any, Any]) -> dict[Any, Any]:
         i: {names[key][0] if key in names else key: value for key, value in entries.items()}
         for i, entries in state.items()
     }
+
+
+def _same_order(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    """State is taken by places: where names say that these are others, it would be another's."""
+    now, then = ([n for g in gs for n in g.get("param_names", ())] for gs in (groups, saved))
+    if now != then and sorted(now) == sorted(then):
+        a, b = next((x, y) for x, y in zip(then, now, strict=True) if x != y)
+        raise ValueError(
+            f"Invalid state: it was saved with `{a}` where `{b}` stands now: give the parameters "
+            "and their groups in the order of the checkpoint"
+        )
 
 
 def _same_form(program: Program, state: dict[Any, Any]) -> None:

@@ -5,6 +5,7 @@
     w, state, metrics = step(w, state, loss=loss)      # or gradient=g, where that is enough
 
 Nothing is written in place, so the step may be traced by torch.compile and differentiated through.
+A tensor that the loss does not use has the gradient zero here: nothing is absent in a pure step.
 """
 
 from __future__ import annotations

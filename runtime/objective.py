@@ -266,10 +266,7 @@ class Objective(Loop):
     # Along an axis ------------------------------------------------------------------------
 
     def evaluate_many(self, asked: Question) -> tuple[Any, Answer]:
-        """Along an axis of the points in `over`, or of `each(batch)`: by vmap, else one by one.
-
-        vmap gives zeros for a parameter that the loss does not use, where one by one gives None.
-        """
+        """Along an axis of the points in `over`, or of `each(batch)`: by vmap, else one by one."""
         self._begin()
         found = self._mapped(asked)
         if found is None:

@@ -243,3 +243,14 @@ def test_what_is_bound_stays_so_when_state_is_loaded() -> None:
     before = p.detach().clone()
     opt.step()
     assert not torch.equal(before, p)
+
+
+def test_a_state_of_the_same_parameters_in_another_order_is_refused() -> None:
+    """They would take each other's without a word; what has no names cannot be told apart."""
+    rule = optc.loads("rule r(lr = 0.1):\n    smooth momentum(0.9)\n    step lr\n")
+    pairs = [(name, torch.nn.Parameter(torch.ones(3))) for name in "ab"]
+    saved = rule([{"params": [pair]} for pair in pairs]).state_dict()
+    other = rule([{"params": [pair]} for pair in reversed(pairs)])
+    with pytest.raises(ValueError, match="saved with `a` where `b` stands now"):
+        other.load_state_dict(saved)
+    rule([p for _, p in pairs]).load_state_dict(rule([p for _, p in reversed(pairs)]).state_dict())
