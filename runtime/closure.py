@@ -103,6 +103,8 @@ class Closure(Loop):
             self.first_value = loss
         by_id = {id(p): g for p, g in zip(self.all, taken, strict=True)}
         self._show(taken, asked.held, asked.gradients)
+        if asked.value and loss is not None:
+            loss = self.isolation.ranks.of_all(loss, self.all)
         return loss if asked.value else None, {
             t: [by_id[id(p)] for p in self.params[t]] for t in asked.gradients
         }

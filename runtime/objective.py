@@ -134,7 +134,7 @@ class Objective(Loop):
             self.first_value = f
         rest = iter(found)
         answer = {t: [next(rest) for _ in self.params[t]] for t in asked.gradients}
-        return f if asked.value else None, answer
+        return self.isolation.ranks.of_all(f, self._all()) if asked.value else None, answer
 
     def _gradients(self, name: str, f: Tensor, params: list[Tensor]) -> list[Any]:
         live = [p for p in params if p.requires_grad]

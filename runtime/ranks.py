@@ -31,7 +31,7 @@ class Ranks:
 
     def mean(self, tensors: Sequence[Any], like: Sequence[Tensor]) -> list[Any]:
         """The mean over ranks; what is absent on some ranks only counts as zero there."""
-        if self.wrapper is None:
+        if self.wrapper is None or not tensors:
             return list(tensors)
         group = self.wrapper.process_group
         present = torch.tensor([t is not None for t in tensors], device=like[0].device).int()
@@ -47,3 +47,16 @@ class Ranks:
             work.wait()
         size = dist.get_world_size(group)
         return [None if t is None else t.div_(size) for t in result]
+
+    def of_all(self, value: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """A loss as the mean over the ranks that train together: all of them decide alike."""
+        if self.wrapper is not None:
+            groups = [self.wrapper.process_group]
+        else:  # sharded parameters
+            mesh = next((p.device_mesh for p in params if hasattr(p, "device_mesh")), None)
+            groups = [] if mesh is None else [mesh.get_group(i) for i in range(mesh.ndim)]
+        for group in groups:
+            value = value.clone()
+            dist.all_reduce(value, group=group)
+            value = value / dist.get_world_size(group)
+        return value

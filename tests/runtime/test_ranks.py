@@ -58,6 +58,23 @@ DDP = """
     def wrapped():
         return DistributedDataParallel(build())
 
+    # a loss that the rule reads is that of all ranks, or they would go apart
+    SEARCH = "rule r(lr = 0.5):\\n    g = grad(w)\\n    var a = 8 * lr\\n"
+    SEARCH += "    repeat 6 until loss(w - a * g) < loss(w) - 0.5 * a * dot(g, g, over = model):\\n"
+    SEARCH += "        a <- a / 2\\n    w <- w - a * loss(w) * g\\n"
+    for way in ("closure", "bound"):
+        model = wrapped()
+        opt = optc.loads(SEARCH)(model.named_parameters())
+        if way == "bound":
+            opt.bind(model=model, objective=lambda b, m=model: m(b).square().mean())
+        for _ in range(3):
+            if way == "bound":
+                opt.step(batch=mine)
+            else:
+                opt.step(closure(opt, model, mine))
+        equal_on_ranks([p.detach() for p in model.parameters()])
+        torch.testing.assert_close([p.detach() for p in model.parameters()], alone(SEARCH))
+
     # SAM by all gradients: the step of one process on the whole batch
     model = wrapped()
     opt = optc.loads(SAM)(model.named_parameters())
