@@ -268,6 +268,12 @@ class Objective(Loop):
     def evaluate_many(self, asked: Question) -> tuple[Any, Answer]:
         """Along an axis of the points in `over`, or of `each(batch)`: by vmap, else one by one."""
         self._begin()
+        single = isinstance(asked.data, Pieces) and asked.data.whole is not None
+        if single and self.isolation.ranks.several:
+            raise RuntimeError(
+                "the rule takes the gradient of each example, and DistributedDataParallel would "
+                "average those of different ranks: train on one process"
+            )
         found = self._mapped(asked)
         if found is None:
             return super().evaluate_many(asked)

@@ -25,6 +25,11 @@ class Ranks:
         return nullcontext() if self.silent is None else self.silent.no_sync()
 
     @property
+    def several(self) -> bool:
+        """Whether gradients are those of more than one rank."""
+        return self.wrapper is not None and dist.get_world_size(self.wrapper.process_group) > 1
+
+    @property
     def reuses_gradients(self) -> bool:
         """Whether the next backward pass writes where the last gradients lie."""
         return bool(getattr(self.wrapper, "gradient_as_bucket_view", False))

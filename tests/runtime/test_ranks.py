@@ -58,6 +58,20 @@ DDP = """
     def wrapped():
         return DistributedDataParallel(build())
 
+    # gradients of single examples are not averaged with those of another rank
+    model = wrapped()
+    CUT = "rule r(lr = 0.1):\\n    J = grad(w, on = each(batch))\\n    n = norm(J, over = model)\\n"
+    opt = optc.loads(CUT + "    w <- w - lr * mean(J / (1 + n), over = examples)\\n")(
+        model.named_parameters()
+    )
+    opt.bind(model=model, objective=lambda b: model(b).square().mean())
+    try:
+        opt.step(batch=mine)
+    except RuntimeError as e:
+        assert "each example" in str(e)
+    else:
+        raise AssertionError("examples of two ranks were mixed")
+
     # a loss that the rule reads is that of all ranks, or they would go apart
     SEARCH = "rule r(lr = 0.5):\\n    g = grad(w)\\n    var a = 8 * lr\\n"
     SEARCH += "    repeat 6 until loss(w - a * g) < loss(w) - 0.5 * a * dot(g, g, over = model):\\n"
