@@ -86,8 +86,8 @@ def page(report: Report, picture: str = "") -> str:
 
 
 GOALS = """Each goal against the worst of what it was measured on, from the figures below."""
-STEPS = """The step of optc over the step of the other, of the same round, all in one process in \
-turns:
+STEPS = """The step of optc over the step of the other, of the same round, all in one process, in \
+another order each round:
 the median of {rounds} rounds (first to third quartile), and the fastest step of one over the
 fastest of the other. Below 1, optc is faster. A closure's own time (SAM's two gradients) is
 left out. torch.compile and the compiled HeavyBall are measured on the set `block` only, since each
