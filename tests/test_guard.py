@@ -80,3 +80,46 @@ def test_every_answer_of_the_loop_is_guarded(name: str) -> None:
         still = all(map(torch.equal, before, model.parameters()))
         assert still == bad
     assert opt.param_groups[0]["steps"] == 2
+
+
+DECOMPOSED = {
+    "shampoo": "    precondition shampoo()\n    step lr\n",
+    "told whatever the outcome": """    state bad: model = 0
+    g = grad(w)
+    always bad <- bad + where(isfinite(sum(g, over = model)), 0, 1)
+    precondition shampoo()
+    step lr / (1 + bad)
+    metric size = sum(g, over = model)
+""",
+    "a point": "    perturb sam()\n    precondition gpm_orthogonal()\n    step lr\n",
+}
+
+
+@pytest.mark.parametrize("spoilt", [0, 2])
+@pytest.mark.parametrize("name", DECOMPOSED)
+def test_no_matrix_of_a_vetoed_step_is_refused(name: str, spoilt: int) -> None:
+    rule = optc.loads("rule r(lr: nonnegative = 0.1):\n" + DECOMPOSED[name], guard=True)
+
+    def run(skip: bool) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+        opt = rule([("p", p)])
+        for step in range(4):
+            g = torch.randn(4, 3, dtype=torch.float64)
+            g[1, 2] = float("nan") if step == spoilt else g[1, 2]
+
+            def closure(g: torch.Tensor = g) -> torch.Tensor:
+                p.grad = g.clone()
+                return torch.tensor(1.0)
+
+            if step != spoilt or not skip:
+                opt.step(closure)
+                assert step != spoilt or "size" not in opt.metrics or opt.metrics["size"].isnan()
+        return p, opt
+
+    p, opt = run(skip=False)
+    assert opt.param_groups[0]["steps"] == 3
+    if "always" not in DECOMPOSED[name]:
+        assert torch.equal(p, run(skip=True)[0])
+    else:
+        assert float(opt.state[p]["bad"]) == 1 and bool(p.isfinite().all())

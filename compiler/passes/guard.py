@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import Ending, Graph, Node, Region, body_nodes, postorder
+from ..ir import Ending, Graph, Node, Region, body_nodes, may_fail, postorder, substitute
 from ..types import COARSE, LOGICAL, MODEL
 
 ASKED = ("gradient", "value", "hvp", "jvp", "vjp")
@@ -20,7 +20,8 @@ def guard(graph: Graph) -> Graph:
     Answers inside a loop are guarded by what the loop leaves.
     """
     condition: Node | None = None
-    for answer in answers(graph):
+    asked = answers(graph)
+    for answer in asked:
         total = answer
         if answer.type.reach != "model" or answer.type.axes:
             total = graph.add("mul", answer, answer, type=answer.type)
@@ -35,7 +36,32 @@ def guard(graph: Graph) -> Graph:
         condition = bad if condition is None else graph.add("or", condition, bad, type=LOGICAL)
     if condition is None:
         return graph
-    return replace(graph, outcomes=[Ending("veto", condition), *graph.outcomes])
+    vetoed = replace(graph, outcomes=[Ending("veto", condition), *graph.outcomes])
+    return (
+        _spared(vetoed, condition, asked)
+        if any(map(may_fail, postorder(graph.roots())))
+        else vetoed
+    )
+
+
+def _spared(graph: Graph, bad: Node, asked: list[Node]) -> Graph:
+    """The rule with ones for the answers of a step that is vetoed, where matrices are decomposed.
+
+    torch refuses a matrix that is not finite before the step could be taken back. What is told or
+    written whatever the outcome reads the answers as they are.
+    """
+    table = {}
+    for answer in asked:
+        logical = replace(answer.type, logical=True)
+        # of each cell, so that the choice needs what the answer needs
+        fine = graph.add("isfinite", answer, type=logical)
+        wrong = graph.add("or", bad, graph.add("not", fine, type=logical), type=logical)
+        table[answer] = graph.add("where", wrong, graph.const(1.0), answer, type=answer.type)
+    spared = substitute(graph, graph.roots(), table)
+    refused = {n: spared[n] for n in postorder(graph.roots()) if may_fail(n)}
+    told = substitute(graph, graph.roots(), refused)
+    writes = {s: (told if s in graph.always else spared)[n] for s, n in graph.writes.items()}
+    return replace(graph.with_roots(lambda n: told[n]), writes=writes)
 
 
 def answers(graph: Graph) -> list[Node]:
