@@ -219,9 +219,11 @@ class HostRows:
         host = self.layout.program.conditions
         if not host.names:
             return ()
-        return tuple(
-            bool(x) for x in host.module.forward(*(self._leaf(v, 0, None) for _, v in host.leaves))
-        )
+        of_groups = [
+            host.module.forward(*(self._leaf(v, g, None) for _, v in host.leaves))
+            for g in range(len(self.groups))
+        ]
+        return tuple(any(map(bool, column)) for column in zip(*of_groups, strict=True))
 
     def rows(self, host: Host) -> Rows:
         """The distinct rows, and which of them is each tensor's."""

@@ -10,21 +10,22 @@ LIMIT = 3
 
 
 def conditions(graph: Graph) -> list[Node]:
-    """Host-known conditions whose one side holds something that the other does not pay for."""
+    """Host-known conditions whose one side holds something that the other does not pay for.
+
+    One of the groups (an interval is an option) counts as true where it is in any group.
+    """
     roots = graph.roots()
     readers = users(roots)
     found: dict[Node, None] = {}
     for node in postorder(roots):
-        if (
-            node.op != "where"
-            or node.inputs[0].known != HOST
-            or node.inputs[0].type.reach != "model"
-            or node.inputs[0].type.axes
-        ):
+        if node.op != "where" or node.inputs[0].known != HOST or node.inputs[0].type.axes:
             continue
-        if any(_expensive(side, node, readers) for side in node.inputs[1:]):
-            found[_positive(node.inputs[0])] = None
-    return list(found)[:LIMIT]
+        condition, *sides = node.inputs
+        if condition.type.reach == "group" and _expensive(sides[0], node, readers):
+            found[condition] = None
+        elif condition.type.reach == "model" and any(_expensive(x, node, readers) for x in sides):
+            found[_positive(condition)] = None
+    return sorted(found, key=lambda c: c.type.reach != "model")[:LIMIT]
 
 
 def _positive(condition: Node) -> Node:
@@ -40,8 +41,12 @@ def _expensive(side: Node, select: Node, readers: dict[Node, list[Node]]) -> boo
 
 
 def specialise(graph: Graph, bits: dict[Node, bool]) -> Graph:
-    """The rule with these conditions known."""
-    table: dict[Node, Node] = {c: graph.const(v) for c, v in bits.items()}
+    """The rule with these conditions known.
+
+    One that is true in some group stays a selection: the others may differ.
+    """
+    told = {c: v for c, v in bits.items() if not v or c.type.reach == "model"}
+    table: dict[Node, Node] = {c: graph.const(v) for c, v in told.items()}
     roots = graph.roots()
     done = substitute(graph, roots, table)
     chosen: dict[Node, Node] = {}
