@@ -296,8 +296,8 @@ class Part:
         for place, port in enumerate(whole.inputs["tensor"]):
             self.tensor[place] = whole.together(frame.get(port.source))[self.rows]
         self.scalars(frame.rows)
-        if self.fresh:
-            table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
+        # without a column of its own too: a parameter may have been given other memory
+        table.refresh({c: self._pick(columns[whole.names[c]]) for c in self.fresh})
         held = {} if frame.held is None else {"held": frame.held}
         self.launch.run(call=frame.call, first=first, **held)
         for row in table.eager:

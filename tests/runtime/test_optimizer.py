@@ -358,3 +358,28 @@ def test_on_meta_nothing_is_computed_and_nothing_is_warned_of(
     assert opt.state[p]["adam.exp_avg"].device.type == "meta"
     with pytest.raises(RuntimeError, match="on the meta device, which hold no numbers"):
         optimizer_class(compiled(ADAMW))([p], backend="triton").step()
+
+
+@pytest.mark.parametrize("backend", ["eager", *(["c"] if compiler() else [])])
+def test_a_phase_without_gradients_follows_parameters_to_other_memory(backend: str) -> None:
+    rule = optimizer_class(
+        compiled(
+            "rule r(lr: nonnegative = 0.1):\n"
+            "    n = norm(w, over = model)\n"
+            "    w <- w - lr * grad(w) / (1 + n + norm(w, over = tensor))\n"
+        )
+    )
+
+    def run(moved: bool) -> list[torch.Tensor]:
+        params = [torch.nn.Parameter(v) for _, v in start()]
+        opt = rule(params, backend=backend)
+        for step in range(4):
+            for p in params:
+                if moved and step == 2:
+                    old, p.data = p.data, p.data.clone()
+                    old.fill_(1e3)
+                p.grad = torch.cos(p.detach() + step)
+            opt.step()
+        return [p.detach() for p in params]
+
+    assert all(map(torch.equal, run(False), run(True)))
