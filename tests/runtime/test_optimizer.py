@@ -360,7 +360,7 @@ def test_on_meta_nothing_is_computed_and_nothing_is_warned_of(
         optimizer_class(compiled(ADAMW))([p], backend="triton").step()
 
 
-@pytest.mark.parametrize("backend", ["eager", *(["c"] if compiler() else [])])
+@pytest.mark.parametrize("backend", ["eager", *(["c"] if native.compiler() else [])])
 def test_a_phase_without_gradients_follows_parameters_to_other_memory(backend: str) -> None:
     rule = optimizer_class(
         compiled(
