@@ -106,10 +106,14 @@ def align(x: Any, have: Type, want: Type, like: Any, do: Do = at_once) -> Any:
 def _expand(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     source = node.inputs[0].type
     x = align(inputs[0], source, node.type, like, do)
+    if node.type.reach not in FINE and all(
+        any(a.same(b) for b in source.axes) for a in node.type.axes
+    ):
+        return x  # it has its places, which nobody else may know
     lengths = tuple(sizes(a) for a in node.type.axes)
     if node.type.reach in FINE:
         return do(cells.spread, x, lengths, node.type.reach, like)
-    return do(cells.filled, x, lengths) if lengths else x
+    return do(cells.filled, x, lengths)
 
 
 def _place(type: Type, label: str) -> int:
