@@ -25,8 +25,6 @@ TWICE = (
     "{0} got a second gradient before optimizer.step(), and the first one is used up: with "
     "in_backward each backward pass is a step, so gradients are not accumulated"
 )
-
-
 SHARED = (
     "two optimizers update {0} within backward, and the gradient is gone after the first: let go "
     "of the one that is no longer used (`del optimizer`), or give each its own parameters"

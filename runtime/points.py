@@ -31,9 +31,8 @@ def as_stored(point: Tensor, p: Tensor) -> Tensor:
     """A point in the form of what this process holds of a parameter."""
     point = local(point.detach() if point.requires_grad else point)
     if p.is_complex() and not point.is_complex():
-        point = (
-            point.contiguous()
-        )  # and at the beginning of a pair, which a part of a flat one is not
+        point = point.contiguous()
+        # a part of a flat point may begin in the middle of a pair
         point = torch.view_as_complex(point.clone() if point.storage_offset() % 2 else point)
     return point
 

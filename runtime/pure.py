@@ -40,7 +40,7 @@ class Pure:
     def function(self, targets: list[str], loss: Loss) -> Callable[..., Tensor]:
         """The loss as a function of the values of targets and of the batch."""
         self.whole.loss = loss
-        names = {id(p): n for n, p in self.whole.named_parameters()}
+        names = self._names()
         keys = {t: [names[id(p)] for p in self.params[t]] for t in targets}
         past = Aside(p for t in targets for p in self.params[t])
         self.whole.aside = past
@@ -111,10 +111,13 @@ class Pure:
         asked = {t: self._used(g[t], t) for t in gradients}
         return f.detach(), asked
 
+    def _names(self) -> dict[int, str]:
+        return {id(p): n for n, p in self.whole.named_parameters()}
+
     def _used(self, gradients: list[Tensor], target: str) -> list[Any]:
         """Gradients, where a parameter has one: what the loss never read has zeros here."""
         read = self.whole.aside.read
-        names = {id(p): n for n, p in self.whole.named_parameters()}
+        names = self._names()
         return [
             g.detach() if p.requires_grad and (names[id(p)] in read or bool(g.any())) else None
             for g, p in zip(gradients, self.params[target], strict=True)

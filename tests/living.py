@@ -10,6 +10,7 @@ import copy
 import io
 import pickle
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,6 +92,16 @@ class Lost(Exception):
     """What a closure raises in the middle."""
 
 
+def reopened(old: Any, made: Callable[[], Any]) -> Any:
+    """A new optimizer that was given the state of an old one through a file."""
+    file = io.BytesIO()
+    torch.save(old.state_dict(), file)
+    file.seek(0)
+    new = made()
+    new.load_state_dict(torch.load(file, weights_only=True))
+    return new
+
+
 class Run:
     """A life with one printer; `breaks` says what happens before which step."""
 
@@ -167,11 +178,7 @@ class Run:
         self.opt.load_state_dict(saved)
 
     def file(self) -> None:
-        file = io.BytesIO()
-        torch.save(self.opt.state_dict(), file)
-        file.seek(0)
-        self.opt = self.made()
-        self.opt.load_state_dict(torch.load(file, weights_only=True))
+        self.opt = reopened(self.opt, self.made)
 
     def reload(self) -> None:
         self.opt.load_state_dict(self.opt.state_dict())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +20,7 @@ from optc.plugins.registry import library
 from optc.runtime.functional import Step
 from optc.runtime.random import draw
 
-from .living import Oracles
+from .living import Oracles, reopened
 from .loops import Lost, Net, TrainingLoop, batch_of
 
 CLOSURES = ("plain", "zeros", "adds", "flat", "graph", "parts", "by hand", "scaled")
@@ -190,11 +189,7 @@ class LoopRun:
 
     def through_a_file(self) -> None:
         """Saved, and loaded into a new optimizer."""
-        file = io.BytesIO()
-        torch.save(self.opt.state_dict(), file)
-        file.seek(0)
-        self.opt = self.made()
-        self.opt.load_state_dict(torch.load(file, weights_only=True))
+        self.opt = reopened(self.opt, self.made)
         settings = [{k: g[k] for k in g if k != "params"} for g in self.opt.param_groups]
         moved = self.move.__closure__[0].cell_contents if self.loop.scheduler else None
         if moved is not None:

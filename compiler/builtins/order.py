@@ -130,7 +130,7 @@ def top(
     if not whole:
         return kept
     cells = back(ctx, scope, span, kept, like=value)
-    return ctx.map("where", ctx.map("eq", value, value, span=span), cells, cells, span=span)
+    return there(ctx, value, span, cells)
 
 
 def _reach(ctx: Context, over: Any, span: Span) -> str:

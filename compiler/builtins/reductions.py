@@ -50,10 +50,10 @@ for _name, _how in (("sum", "sum"), ("any", "any"), ("all", "all"), ("product", 
     _reduction(_name, _how)
 
 
-def there(ctx: Context, value: Node, span: Span) -> Node:
-    """1 in each cell of a value, absent where it is."""
-    one = ctx.graph.const(1.0)
-    return ctx.map("where", ctx.map("eq", value, value, span=span), one, one, span=span)
+def there(ctx: Context, value: Node, span: Span, result: Node | None = None) -> Node:
+    """A result, or 1 in each cell, absent where a value is."""
+    result = ctx.graph.const(1.0) if result is None else result
+    return ctx.map("where", ctx.map("eq", value, value, span=span), result, result, span=span)
 
 
 @builtin("count", "x over")

@@ -37,11 +37,8 @@ def guard(graph: Graph) -> Graph:
     if condition is None:
         return graph
     vetoed = replace(graph, outcomes=[Ending("veto", condition), *graph.outcomes])
-    return (
-        _spared(vetoed, condition, asked)
-        if any(map(may_fail, postorder(graph.roots())))
-        else vetoed
-    )
+    decomposes = any(map(may_fail, postorder(graph.roots())))
+    return _spared(vetoed, condition, asked) if decomposes else vetoed
 
 
 def _spared(graph: Graph, bad: Node, asked: list[Node]) -> Graph:
