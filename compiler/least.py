@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
+from .cut import side_of_end
 from .ir import Graph, Node, asks, inputs_of, postorder
 from .types import FINE
 
@@ -289,27 +292,24 @@ class _Sheet:
 
     def cut(self, level: int, stored: dict[Node, int]) -> list[Node]:
         """The values that a level reads, so that as few columns as possible move."""
-        import networkx
-
-        flow = networkx.DiGraph()
+        sources: dict[Any, float] = {}
+        network: dict[Any, dict[Any, float]] = {"from": sources}
+        network |= {(node, "out"): {"to": inf} for node in self.sinks[level]}
         todo, seen = list(self.sinks[level]), set(self.sinks[level])
-        flow.add_nodes_from(("from", "to"))
-        for node in todo:
-            flow.add_edge((node, "out"), "to")
         while todo:
             node = todo.pop()
             earlier = stored.get(node, level) < level
             kept = self.column(node) or earlier
             storable = self.level[node] < level and self.at_hand(node)
             price = self.width(node) * (1 if kept else 2) if kept or storable else 0
-            flow.add_edge((node, "in"), (node, "out"), **({"capacity": price} if price else {}))
+            network[node, "in"] = {(node, "out"): price or inf}
             if self.column(node) or (earlier and node.op == "random"):  # dearer than its bytes
-                flow.add_edge("from", (node, "in"))
+                sources[node, "in"] = inf
                 continue
             for i in filter(plain, self.inputs(node)):
-                flow.add_edge((i, "out"), (node, "in"))
+                network.setdefault((i, "out"), {})[node, "in"] = inf
                 if i not in seen:
                     seen.add(i)
                     todo.append(i)
-        _, (near, _) = networkx.minimum_cut(flow, "from", "to")
-        return [n for n in seen if (n, "in") in near and (n, "out") not in near]
+        behind = side_of_end(network, "from", "to")
+        return [n for n in seen if (n, "in") not in behind and (n, "out") in behind]

@@ -90,9 +90,22 @@ def sqrtm(x: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
 
 
+VALUES = {("eigh", 0): torch.linalg.eigvalsh, ("svd", 1): torch.linalg.svdvals}
+"""Factors that take a third of the whole decomposition's time, or less, where they are all that
+is asked for."""
+
+
 def decompose(x: Tensor, how: str, part: int) -> Tensor:
-    """One factor of eigh, qr or svd."""
-    return factors(x, how)[part]
+    """One factor of eigh, qr or svd.
+
+    Of values over a stack torch.func.vmap would take the vectors too: so the stack is taken here.
+    """
+    if (how, part) not in VALUES:
+        return factors(x, how)[part]
+    if (level := _level(x)) > 0:
+        (stack,) = _stacks(level, x)
+        return functorch._add_batch_dim(decompose(stack, how, part), 0, level)
+    return VALUES[how, part](x)
 
 
 def factors(x: Tensor, how: str) -> Sequence[Tensor]:

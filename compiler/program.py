@@ -257,8 +257,10 @@ class SlotSpec:
 
     @property
     def begins_as_number(self) -> bool:
-        """Whether the first value needs no plan of its own."""
-        return not self.axes and isinstance(self.init, int | float)
+        """Whether the first value needs no plan of its own: a number, in places that are known."""
+        coarse = self.reach in ("model", "group")
+        known = not self.axes or not coarse and None not in self.axes
+        return known and isinstance(self.init, int | float)
 
 
 @dataclass
@@ -281,7 +283,7 @@ class Plan:
     reported: dict[str, tuple[str, bool]] = field(default_factory=dict)
     """For each metric its reach, and whether it is a truth value."""
     lent: frozenset[str] = frozenset()
-    """The slots whose new value may lie in the memory of an old one."""
+    """The slots whose new value may lie in the memory of an old one, but for what stays there."""
     idle: frozenset[int] = frozenset()
     """The phases that write what a step that is taken back does not, or read what these give."""
     late: bool = False

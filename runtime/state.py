@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compiler.cells import extent
+from ..compiler.cells import SIDES, extent
 from ..compiler.formats import sizes_of
 from ..compiler.program import Plan, Program
 from . import execute, int8
@@ -260,15 +260,12 @@ def type_of(spec: Any, like: Tensor) -> torch.dtype:
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
     dtype = type_of(spec, like)
-    if spec.reach == "tensor" and not spec.axes:
-        if not isinstance(value, Tensor):
-            return torch.full((), value, dtype=dtype, device=like.device)
+    cell_by_cell = spec.reach == "element" and not spec.axes
+    if isinstance(value, Tensor) and not cell_by_cell:
         return value.to(like.device, dtype, copy=True)
-    if not isinstance(value, Tensor) and spec.reach != "element":
-        return torch.full(extent(like.shape, spec.reach), value, dtype=dtype, device=like.device)
-    if not isinstance(value, Tensor):
-        return torch.full_like(like, value, dtype=dtype, memory_format=torch.preserve_format)
-    if spec.reach == "element" and not spec.axes:
-        result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
-        return result.copy_(value)
-    return value.to(dtype, copy=True)
+    if not isinstance(value, Tensor) and not cell_by_cell:
+        places = (SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
+        shape = (*places, *extent(like.shape, spec.reach))
+        return torch.full(shape, value, dtype=dtype, device=like.device)
+    result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
+    return result.copy_(value) if isinstance(value, Tensor) else result.fill_(value)

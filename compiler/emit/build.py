@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -64,10 +65,14 @@ class Builder:
         return fx.GraphModule({}, self.graph), self.ports
 
     def _decompose_once(self) -> None:
-        """Factors of one matrix come from one decomposition."""
+        """Factors of one matrix come from one decomposition; its values alone cost less."""
         whole: dict[Any, fx.Node] = {}
-        for node in [n for n in self.graph.nodes if n.target is matrices.decompose]:
+        found = [n for n in self.graph.nodes if n.target is matrices.decompose]
+        parts = Counter(n.args[:2] for n in found)
+        for node in found:
             x, how, part = node.args
+            if parts[x, how] == 1 and (how, part) in matrices.VALUES:
+                continue
             with self.graph.inserting_before(node):
                 if (x, how) not in whole:
                     whole[x, how] = self.graph.call_function(matrices.factors, (x, how))

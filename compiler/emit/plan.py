@@ -16,7 +16,7 @@ from ..program import Compute, Output, Plan, Rest
 from .axis_sizes import counting
 from .host import host_module
 from .lower import Lowering
-from .versions import aliases, idle, last_reader, late, reads, touches, within
+from .versions import aliases, idle, last_reader, late, lent, reads, touches, within
 
 
 def plan(graph: Graph) -> Plan:
@@ -71,8 +71,7 @@ def plan(graph: Graph) -> Plan:
     # last: naming a scalar of the host gives it a place in the row
     made.host = host_module(low.hosts, counting(graph))
     made.last_read = _last_reads(made)
-    known = aliases(phases)
-    made.lent = frozenset(s for s, v in made.deferred.items() if within([v], known))
+    made.lent = lent(made)
     made.idle = idle(made)
     made.late = late(made)
     return made

@@ -6,10 +6,28 @@ value is the old version itself, in the same memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import fx
+
+from .. import cells, matrices
 from ..program import Compute, Evaluate, Loop, Plan, Rest, Route
+
+FRESH = {
+    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.mod, operator.neg),
+    *(cells.ratio, cells.maximum, cells.minimum, cells.contract, cells.eye),
+    *(matrices.matmul, matrices.matvec, matrices.add_product, matrices.gram, matrices.add_gram),
+    *(matrices.solve, matrices.polar, matrices.sqrtm, matrices.decompose, matrices.factors),
+    *(torch.where, torch.sqrt, torch.triu, torch.linalg.cholesky, torch.linalg.inv),
+}
+"""What always gives memory of its own; what isn't named here may give a view."""
+
+Held = Mapping[str, bool]
+"""The slots, as they are read, in whose memory a value may lie, and whether it then is what lies
+there as it is: not a view."""
 
 
 def reads(phase: Any) -> set[str]:
@@ -52,22 +70,62 @@ def touches(read: str, slot: str) -> bool:
     return a == b and within
 
 
-def aliases(phases: Iterable[Any]) -> dict[str, set[str]]:
-    """The slots, as they are read, in whose memory a value may lie."""
-    found: dict[str, set[str]] = {}
+def aliases(phases: Iterable[Any]) -> dict[str, Held]:
+    """Where the values of the phases may lie."""
+    found: dict[str, Held] = {}
     for phase in phases:
-        if not isinstance(phase, Loop | Route) and getattr(phase, "mode", "") != "torch":
-            continue
-        lies = within(reads(phase), found)
-        kept = {o.value for o in getattr(phase, "outputs", ()) if getattr(o, "combine", "")}
-        if lies:
-            found.update(dict.fromkeys(gives(phase) - kept, lies))
+        if getattr(phase, "mode", "") == "torch":
+            found.update(_outputs(phase, found))
+        elif isinstance(phase, Loop | Route):
+            lies = within(reads(phase), found)
+            found.update(dict.fromkeys(gives(phase), dict.fromkeys(lies, False)))
+    return {value: lies for value, lies in found.items() if lies}
+
+
+def within(names: Iterable[str], known: Mapping[str, Held]) -> Held:
+    """The slots in whose memory any of the values may lie; `known` is what `aliases` found."""
+    found: dict[str, bool] = {}
+    for x in names:
+        for slot, whole in ({x: True} if x.startswith("slot:") else known.get(x, {})).items():
+            found[slot] = whole and found.get(slot, True)
     return found
 
 
-def within(names: Iterable[str], known: dict[str, set[str]]) -> set[str]:
-    """The slots in whose memory any of the values may lie; `known` is what `aliases` found."""
-    return {s for x in names for s in ({x} if x.startswith("slot:") else known.get(x, ()))}
+def _outputs(phase: Compute, known: Mapping[str, Held]) -> dict[str, Held]:
+    """Where the outputs of a matrix phase may lie, whichever of its sides is taken."""
+    found: dict[str, dict[str, bool]] = {o.value: {} for o in phase.outputs}
+    for module in phase.sides.values() or [phase.module]:
+        assert isinstance(module, fx.GraphModule)
+        lies = _nodes(module.graph, phase, known)
+        results: Any = module.graph.output_node().args[0]
+        for output, x in zip(phase.outputs, results, strict=True):
+            held = found[output.value]
+            for slot, whole in ({} if output.combine else lies.get(x, {})).items():
+                held[slot] = whole and held.get(slot, True)
+    return {**found}
+
+
+def _nodes(graph: fx.Graph, phase: Compute, known: Mapping[str, Held]) -> dict[fx.Node, Held]:
+    """The same of the nodes of a graph."""
+    ports, lies = iter(phase.inputs), dict[fx.Node, Held]()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            port = next(ports)
+            lies[node] = {} if port.how in ("host", "like") else within([port.source], known)
+        elif node.op == "call_function" and node.target not in FRESH:
+            inner = {s for x in node.all_input_nodes for s in lies.get(x, ())}
+            lies[node] = dict.fromkeys(inner, False)
+    return lies
+
+
+def lent(plan: Plan) -> frozenset[str]:
+    """The slots whose new value may lie in the memory of an old one, but for what stays there."""
+    known = aliases(plan.phases)
+    return frozenset(
+        s
+        for s, value in plan.deferred.items()
+        if any(not whole or held != f"slot:{s}" for held, whole in within([value], known).items())
+    )
 
 
 def last_reader(phases: list[Any], slot: str) -> int:
