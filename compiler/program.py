@@ -161,6 +161,8 @@ class Evaluate:
     layouts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
     when: tuple[str, bool] | None = None
+    again: bool = False
+    """Whether a Hessian-vector product at the same point follows: the graph serves it too."""
 
 
 @dataclass

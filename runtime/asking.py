@@ -200,6 +200,7 @@ def _told(
     phase: Evaluate, points: Any, data: Any, where: dict[str, int], frame: Frame
 ) -> list[Any]:
     loop, first = frame.loop, phase.reads[0]
+    loop.again = phase.again
     points = {t: None if p is None else _in_type(p, t, frame) for t, p in points.items()}
     if first.what in ("value", "gradient"):
         return _answers(phase, loop.evaluate, points, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,12 +55,55 @@ def hooked_gradient(f: Tensor, params: Sequence[Tensor], every: Iterable[Tensor]
             p.grad = g
 
 
+@dataclass(frozen=True)
+class Place:
+    """What an evaluation depends on, told apart by being the same objects, not written since."""
+
+    objective: str
+    points: Points
+    data: Any
+    versions: list[int]
+
+    def same(self, other: Place) -> bool:
+        """Whether an evaluation at both is one."""
+        named = self.objective == other.objective and self.versions == other.versions
+        return named and self.data is other.data and _objects(self) == _objects(other)
+
+
+def _objects(place: Place) -> list[tuple[str, list[int] | None]]:
+    """The points by identity; a place keeps its tensors, so that no other one is taken for them."""
+    return [(t, None if p is None else [*map(id, p)]) for t, p in place.points.items()]
+
+
+@dataclass
+class Graph:
+    """A loss at a place, and the graph of its gradients as far as they were asked for."""
+
+    loss: Tensor
+    place: Place
+    gradients: dict[int, Tensor | None] = field(default_factory=dict)
+    """By the parameter's id; None where the loss does not use it."""
+
+    def gradient(self, params: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradient by parameters that are trained, still in the graph."""
+        new = [p for p in params if id(p) not in self.gradients]
+        self.gradients |= zip(map(id, new), _grad(self.loss, new, again=True), strict=True)
+        return [self.gradients[id(p)] for p in params]
+
+
 def reverse_over_reverse(
-    f: Tensor, of: Sequence[Tensor], vector: Sequence[Tensor], wrt: Sequence[Tensor]
+    graph: Graph,
+    of: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    wrt: Sequence[Tensor],
+    again: bool = False,
 ) -> list[Any]:
-    """The derivative by `wrt` of the product of the gradient by `of` with a vector."""
+    """The derivative by `wrt` of the product of the gradient by `of` with a vector.
+
+    The graph is freed unless it serves `again`.
+    """
     inner = [(p, a) for p, a in zip(of, vector, strict=True) if p.requires_grad]
-    first = _grad(f, [p for p, _ in inner], again=True)
+    first = graph.gradient([p for p, _ in inner])
     product = sum(
         (g * a.conj()).sum().real for g, (_, a) in zip(first, inner, strict=True) if g is not None
     )
@@ -67,7 +111,7 @@ def reverse_over_reverse(
     outer = [p for p in wrt if p.requires_grad]
     second: Any = [None] * len(outer)
     if isinstance(product, Tensor) and product.requires_grad:
-        second = _grad(product, outer)
+        second = _grad(product, outer, keep=again)
     # Where the gradient is there, but constant, its derivative is zero and not absent.
     full = {
         id(p): torch.zeros_like(p) if h is None and (wrt is not of or id(p) in used) else h
@@ -77,12 +121,18 @@ def reverse_over_reverse(
 
 
 def _grad(
-    f: Tensor, params: Sequence[Tensor], weights: Tensor | None = None, again: bool = False
+    f: Tensor,
+    params: Sequence[Tensor],
+    weights: Tensor | None = None,
+    again: bool = False,
+    keep: bool = False,
 ) -> Sequence[Any]:
     """torch.autograd.grad, of no parameters too; None where one is not used."""
     if not params:
         return ()
-    return torch.autograd.grad(f, params, weights, create_graph=again, allow_unused=True)
+    return torch.autograd.grad(
+        f, params, weights, retain_graph=again or keep, create_graph=again, allow_unused=True
+    )
 
 
 def along(f: Tensor, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -148,6 +148,17 @@ class Isolation:
             self.wrote = True
         else:
             self.statistics.restore(before[1])
+
+    def standing(self, points: Points) -> AbstractContextManager[None]:
+        """The parameters at the points, for what runs no model: a backward pass."""
+        return standing_at(self.params, points, self.in_place)
+
+    def versions(self) -> list[int]:
+        """How often each parameter and each buffer was written."""
+        held = [slots[name] for slots, name in self.statistics.places]
+        return [
+            0 if x is None or x.is_inference() else x._version for x in (*self.parameters(), *held)
+        ]
 
     def parameters(self) -> list[Tensor]:
         """The parameters of all targets, once each."""

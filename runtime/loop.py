@@ -49,6 +49,8 @@ class Loop:
     once: bool = False
     last: bool = False
     """Whether the step has one evaluation: its gradients need no copy."""
+    again: bool = False
+    """Whether a Hessian-vector product follows where a loss or a product is asked for."""
 
     def __init__(self, params: Params):
         self.params = params

@@ -8,6 +8,7 @@ their own part, and what is linear in the loss is averaged after.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .batches import Pieces, each, index, of_the_text, split, subset
 from .derivatives import (
+    Graph,
+    Place,
     along,
     each_gradient,
     each_gradient_singly,
@@ -91,6 +94,7 @@ class Objective(Loop):
         self.sharded = any(type(p) not in (Tensor, torch.nn.Parameter) for p in self._all())
         self.several = False
         self.turn, self.begun, self.works = 0, False, dict[str, bool]()
+        self.graph: Graph | None = None
 
     def _all(self) -> list[Tensor]:
         return [p for ps in self.params.values() for p in ps]
@@ -116,7 +120,7 @@ class Objective(Loop):
 
     def _begin(self) -> None:
         if not self.begun:
-            self.begun, self.first_value, self.found_inf = True, None, None
+            self.begun, self.first_value, self.found_inf, self.graph = True, None, None, None
 
     # Values and gradients -----------------------------------------------------------------
 
@@ -124,8 +128,13 @@ class Objective(Loop):
         """The loss at a point, and its gradients: element[axes of the loss] where it has axes."""
         self._begin()
         name, wanted = asked.objective, [p for t in asked.gradients for p in self.params[t]]
-        with self.isolation.evaluation(asked.points, quiet=not self.sharded):
+        again = bool(asked.gradients) and self._shares()
+        # The fused attention kernels have no second derivative.
+        kernels = sdpa_kernel(SDPBackend.MATH) if again else nullcontext()
+        with self.isolation.evaluation(asked.points, quiet=not self.sharded), kernels:
             f = self.losses.answer(name, asked.data)
+            if again and not f.dim():
+                self.graph = Graph(f, self._place(name, asked.points, asked.data))
             found = self._gradients(name, f, wanted) if asked.gradients else []
         f = f.detach()
         if not (self.isolation.alone(asked.held) or self.sharded):
@@ -145,6 +154,10 @@ class Objective(Loop):
         f = f if scale is None else f * scale.to(f.dtype)
         if self.sharded:
             found = self._hooked(name, f, live)
+        elif self.graph is not None and self.graph.loss is f:
+            found = [None if g is None else g.detach() for g in self.graph.gradient(live)]
+            if self.isolation.ranks.several:  # which take their mean in place
+                found = [None if g is None else g.clone() for g in found]
         elif f.dim() == 0:
             found = list(torch.autograd.grad(f, live, allow_unused=True))
         else:
@@ -214,18 +227,43 @@ class Objective(Loop):
         def reverse() -> list[Any]:
             f = self.losses.scalar(objective, data)
             refuse_unused(objective, f, self.params[of])
-            return reverse_over_reverse(f, self.params[of], v, self.params[wrt])
+            graph = Graph(f, self._place(objective, points, data))
+            self.graph = graph if self._shares() else None
+            return product(graph)
+
+        def product(graph: Graph) -> list[Any]:
+            return reverse_over_reverse(graph, self.params[of], v, self.params[wrt], self.again)
 
         def forward() -> list[Any]:
             return self._purely().forward(loss, data, wrt, v, gradient=True)
 
-        # The fused attention kernels have no second derivative.
+        known = self._known(objective, points, data)
+        if known is not None:
+            with self.isolation.standing(points):
+                found = product(known)
+            return self.isolation.ranks.mean(found, self.params[wrt])
         with self.isolation.evaluation(points, quiet=True), sdpa_kernel(SDPBackend.MATH):
             if self.curvature == "forward" and wrt == of:
                 found = self._first("forward over reverse", forward, reverse)
             else:
                 found = reverse()
         return self.isolation.ranks.mean(found, self.params[wrt])
+
+    def _shares(self) -> bool:
+        """Whether the graph of an evaluation serves the next one: they fall alike, and as losses,
+        not scaled."""
+        alike = self.curvature == "reverse" and self.isolation.seed == "same"
+        return self.again and alike and self._scale() is None and not self.sharded
+
+    def _place(self, objective: str, points: Points, data: Any) -> Place:
+        return Place(objective, points, data, self.isolation.versions())
+
+    def _known(self, objective: str, points: Points, data: Any) -> Graph | None:
+        """The graph of the evaluation before this one, if it is the same one."""
+        graph, place = self.graph, self._place(objective, points, data)
+        known = graph if graph is not None and graph.place.same(place) else None
+        self.graph = known if self.again else None
+        return known
 
     def _like(self, target: str, vector: list[Any]) -> list[Tensor]:
         return [
@@ -373,7 +411,7 @@ class Objective(Loop):
             found = self.found_inf if self.begun else None
             none = torch.zeros((), dtype=torch.float32, device=self._all()[0].device)
             report(self.scaler, self, none if found is None else found)
-        self.begun, self.turn = False, self.turn + 1
+        self.begun, self.turn, self.graph = False, self.turn + 1, None
         try:
             self.isolation.check()
         finally:

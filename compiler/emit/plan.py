@@ -13,6 +13,7 @@ from typing import Any
 from ..ir import Graph, Node, asks, may_fail
 from ..least import ASKS, company, handed_over, plain, worth_storing
 from ..program import Compute, Output, Plan, Rest
+from .again import mark_again
 from .axis_sizes import counting
 from .host import host_module
 from .lower import Lowering
@@ -72,6 +73,7 @@ def plan(graph: Graph) -> Plan:
     made.host = host_module(low.hosts, counting(graph))
     made.last_read = _last_reads(made)
     made.lent = lent(made)
+    mark_again(made.phases)
     made.idle = idle(made)
     made.late = late(made)
     return made
