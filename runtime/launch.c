@@ -19,74 +19,90 @@ int64_t optc_chunks(const int64_t *numel, const int32_t *verdict, int64_t rows,
     return count;
 }
 
+enum { MOST = 256 }; /* threads */
+
+/* A chunk takes as long as its elements, and these for its beginning: an address of each column,
+   and lines that no processor has asked for yet. */
+enum { BEGINNING = 1024 };
+
 typedef struct {
     optc_phase *phase;
     const optc_args *args;
-    int64_t begin, end;
+    int64_t cut[MOST + 1]; /* thread i runs the chunks cut[i] .. cut[i + 1] - 1 */
 } job;
 
-static void run_range(int64_t begin, int64_t end, void *context)
+static void run_parts(int64_t begin, int64_t end, void *context)
 {
     const job *j = context;
-    j->phase(j->args, begin, end);
+    if (j->cut[begin] < j->cut[end])
+        j->phase(j->args, j->cut[begin], j->cut[end]);
 }
 
-static void *run_job(void *context)
+typedef struct {
+    const job *whole;
+    int64_t part;
+} share;
+
+static void *run_share(void *context)
 {
-    const job *j = context;
-    j->phase(j->args, j->begin, j->end);
+    const share *s = context;
+    run_parts(s->part, s->part + 1, (void *)s->whole);
     return NULL;
 }
 
 /* For a torch that does not export its loop. A thread that cannot start is run in place. */
-static void run_threads(const job *whole, int64_t threads)
+static void run_threads(const job *whole, int64_t parts)
 {
-    enum { MOST = 64 };
-    job part[MOST];
+    share part[MOST];
     pthread_t thread[MOST];
     int started[MOST];
-    if (threads > MOST)
-        threads = MOST;
-    for (int64_t i = 0; i < threads; i++) {
-        part[i] = *whole;
-        part[i].begin = whole->end * i / threads;
-        part[i].end = whole->end * (i + 1) / threads;
-        started[i] = i > 0 && pthread_create(&thread[i], NULL, run_job, &part[i]) == 0;
+    for (int64_t i = 0; i < parts; i++) {
+        part[i] = (share){whole, i};
+        started[i] = i > 0 && pthread_create(&thread[i], NULL, run_share, &part[i]) == 0;
     }
-    for (int64_t i = 0; i < threads; i++)
+    for (int64_t i = 0; i < parts; i++)
         if (!started[i])
-            run_job(&part[i]);
-    for (int64_t i = 0; i < threads; i++)
+            run_share(&part[i]);
+    for (int64_t i = 0; i < parts; i++)
         if (started[i])
             pthread_join(thread[i], NULL);
 }
 
 typedef int32_t parallel_for(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
-/* Chunks that are worth a thread, as many elements as torch takes. */
-static int64_t grain_of(const optc_args *args)
+/* Cuts the chunks into parts that take equally long, none of fewer elements than torch gives a
+   thread; returns their number. */
+static int64_t share_out(job *whole, int64_t threads)
 {
-    int64_t elements = 1;
+    const optc_args *args = whole->args;
+    int64_t elements = 0, done = 0, parts = 0;
     for (int64_t chunk = 0; chunk < args->chunks; chunk++)
         elements += optc_length(args, chunk);
-    return (args->chunks * 32768 + elements - 1) / elements;
+    int64_t most = (elements + 32767) / 32768, work = elements + BEGINNING * args->chunks;
+    threads = threads < most ? threads : most;
+    threads = threads < 1 ? 1 : threads < MOST ? threads : MOST;
+    for (int64_t chunk = 0; chunk < args->chunks; chunk++) {
+        while (parts < threads && done * threads >= work * parts)
+            whole->cut[parts++] = chunk;
+        done += optc_length(args, chunk) + BEGINNING;
+    }
+    whole->cut[parts] = args->chunks;
+    return parts;
 }
 
 /* Runs every chunk; `loop` is torch's own parallel loop, or NULL. Not zero: torch failed. */
 int32_t optc_launch(parallel_for *loop, optc_phase *phase, const optc_args *args, int64_t threads)
 {
-    job whole = {phase, args, 0, args->chunks};
-    int64_t grain = threads > 1 ? grain_of(args) : 0;
+    job whole = {.phase = phase, .args = args};
     if (args->chunks == 0)
         return 0;
-    if (threads <= 1 || args->chunks <= grain) {
+    int64_t parts = threads > 1 ? share_out(&whole, threads) : 1;
+    if (parts == 1)
         phase(args, 0, args->chunks);
-        return 0;
-    }
-    if (loop != NULL)
-        return loop(0, args->chunks, grain, run_range, &whole);
-    int64_t most = (args->chunks + grain - 1) / grain;
-    run_threads(&whole, threads < most ? threads : most);
+    else if (loop != NULL)
+        return loop(0, parts, 1, run_parts, &whole);
+    else
+        run_threads(&whole, parts);
     return 0;
 }
 
