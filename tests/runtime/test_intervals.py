@@ -15,7 +15,7 @@ RULE = """rule s(lr: positive = 0.1, k: count = 4):
         h <- 0.9 * h + 0.1 * w * {}
     w <- w - lr * grad(w) / max(abs(h), 0.1)
 """
-DEAR = {"products": "hvp(loss, w, w)", "gradients": "grad(2 * w)", "values": "loss(2 * w)"}
+DEAR = {"products": "hvp(loss, 2 * w, w)", "gradients": "grad(2 * w)", "values": "loss(2 * w)"}
 
 
 def run(text: str, steps: int, groups: Any) -> tuple[list[torch.Tensor], list[int]]:
@@ -43,7 +43,7 @@ def test_an_interval_that_is_an_option_is_paid_for_when_it_is_due(dear: str) -> 
     assert all(map(torch.equal, found, wanted))
 
 
-@pytest.mark.parametrize("dear", ["hvp(loss, w, w)", "grad(2 * w)"])
+@pytest.mark.parametrize("dear", ["hvp(loss, 2 * w, w)", "grad(2 * w)"])
 def test_groups_may_have_intervals_of_their_own(dear: str) -> None:
     """The loss is a sum over the tensors, so each goes as it would with its interval for all."""
     found, asked = run(RULE.format("k", dear), 9, [{"k": 3}, {"k": 4}])

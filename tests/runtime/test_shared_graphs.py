@@ -15,7 +15,8 @@ ONCE = {
     "gradient_and_product": "h = hvp(loss, w, grad(w))\n    w <- w - lr * (grad(w) + h)",
     "two_products": "v = normal(w)\n    h = hvp(loss, w, v)\n    w <- w - lr * hvp(loss, w, h)",
     "product_in_a_loop": (
-        "var p = grad(w)\n    repeat 3:\n        p <- p - 0.1 * hvp(loss, w, p)\n    w <- w - lr * p"
+        "var p = grad(w)\n    repeat 3:\n        p <- p - 0.1 * hvp(loss, w, p)\n"
+        "    w <- w - lr * p"
     ),
     "loop_and_behind_it": (
         "var p = grad(w)\n    repeat 2:\n        p <- p - 0.1 * hvp(loss, w, p)\n"
