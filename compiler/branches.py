@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import syntax as s
-from .expressions import node
+from .expressions import counts, node
 from .ir import Node
 from .meanings import POISON, SlotRef
 from .scope import Block, Context, Scope, agreed, constant
@@ -32,6 +32,7 @@ def every(ctx: Context, scope: Scope, statement: s.Every, block: Block) -> None:
         )
     if n == 1:
         return block(ctx, scope, statement.body)
+    counts(ctx, period, "count", statement.period.span)
     domain = ctx.flow[scope.target].type.domain
     call = ctx.graph.add("clock", type=MODEL, known=1, which="call", scope=domain)
     graph, span = ctx.graph, statement.span

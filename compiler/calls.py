@@ -111,12 +111,16 @@ def as_function(ctx: Context, scope: Scope, declaration: Declaration) -> Any:
 
 @dataclass
 class Instance:
-    """One call site of a primitive: its bound inputs and options, and the path of its slots."""
+    """One call site of a primitive: its bound inputs and options, and the path of its slots.
+
+    `spans` are where the options stand that are given.
+    """
 
     declaration: Declaration
     inputs: dict[str, Any]
     options: dict[str, Any]
     path: str
+    spans: dict[str, Span] = field(default_factory=dict)
     seen: dict[Node, Any] = field(default_factory=dict)
     wrote: bool = False
 
@@ -150,16 +154,19 @@ def instance(
         elif not implicit:
             ctx.error("E207", f"`{declaration.name}` needs its input `{item.name}`", span)
     options: dict[str, Any] = {}
+    spans: dict[str, Span] = {}
     for option in declaration.options:
         if option.name in named:
             options[option.name] = named.pop(option.name)
+            spans[option.name] = given.spans.get(option.name, span)
         elif values:
+            spans[option.name] = given.spans.get(len(given.positional) - len(values), span)
             options[option.name] = values.pop(0)
     _refuse_more(ctx, declaration, given, named, len(values), span)
     name = scope.path + (alias or declaration.name)
     again = declaration.kind == "function"  # an expression may be read at each of several points
     path = ctx.site_path(name, span) if again else ctx.fresh_path(name)
-    return Instance(declaration, inputs, options, path)
+    return Instance(declaration, inputs, options, path, spans)
 
 
 def _refuse_more(
@@ -270,7 +277,7 @@ def option_value(ctx: Context, made: Instance, option: s.Option, span: Span) -> 
     from .expressions import evaluate
 
     if option.name in made.options:
-        value = made.options[option.name]
+        value, span = made.options[option.name], made.spans.get(option.name, span)
     elif option.default is not None:
         value = evaluate(ctx, Scope(), option.default)
     else:

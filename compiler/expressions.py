@@ -92,6 +92,12 @@ NUMBERS = ("", "real", "finite", "nonnegative", "positive", "integer")
 
 def counted(ctx: Context, value: Node, bound: str, span: Span) -> Node:
     """A count that the host knows, the same for all groups; an option of it has the bound."""
+    counts(ctx, value, bound, span)
+    return agreed(ctx, value, span)
+
+
+def counts(ctx: Context, value: Node, bound: str, span: Span) -> None:
+    """Where a count is an option, it has the bound, whatever its own."""
     option = ctx.graph.options.get(value["name"]) if value.op == "option" else None
     if option is not None and isinstance(option.default, int | float | None):
         wrong = "" if option.default is None else complaint(bound, option.default)
@@ -102,7 +108,6 @@ def counted(ctx: Context, value: Node, bound: str, span: Span) -> Node:
             ctx.error("E309", f"`{option.name}` counts something here: it {wrong}", span, help)
         if option.bound != "count":
             ctx.graph.options[option.name] = replace(option, bound=bound)
-    return agreed(ctx, value, span)
 
 
 def placed(ctx: Context, axis: Axis, at: Node, span: Span) -> Node:

@@ -11,7 +11,7 @@ from ..meanings import AxisName
 from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from ..types import MODEL, Axis, Type
-from .declare import builtin
+from .declare import At, builtin
 from .metadata import meta
 
 CONSTANTS: dict[str, float | bool] = {
@@ -48,15 +48,15 @@ def axis_of(ctx: Context, value: Any, span: Span) -> Axis:
 
 
 @builtin("eye", "axis")
-def eye(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
-    a = axis_of(ctx, axis, span)
+def eye(ctx: Context, scope: Scope, span: Span, axis: Any, at: At) -> Node:
+    a = axis_of(ctx, axis, at.get("axis", span))
     reach, domain = ("tensor", ctx.flow[scope.target].type.domain) if a.side else ("model", "")
     return ctx.graph.add("eye", type=Type(reach, (a, a.prime()), domain), known=2, span=span)
 
 
 @builtin("size", "axis")
-def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
-    a = axis_of(ctx, axis, span)
+def size(ctx: Context, scope: Scope, span: Span, axis: Any, at: At) -> Node:
+    a = axis_of(ctx, axis, at.get("axis", span))
     if isinstance(a.size, int):
         return ctx.graph.const(a.size, span)
     if isinstance(a.size, Node):
@@ -70,12 +70,14 @@ def size(ctx: Context, scope: Scope, span: Span, axis: Any) -> Node:
 
 
 @builtin("grid", "axis low high n")
-def grid(ctx: Context, scope: Scope, span: Span, axis: Any, low: Any, high: Any, n: Any) -> Node:
+def grid(
+    ctx: Context, scope: Scope, span: Span, axis: Any, low: Any, high: Any, n: Any, at: At
+) -> Node:
     """n points from low to high along a new axis; one point is low."""
     places = constant(as_node(ctx, n, span))
     if not isinstance(places, int) or not 1 <= places <= 4096:
         ctx.error("E309", "`grid` needs a constant number of points, 1 to 4096", span)
-    a = Axis(axis_of(ctx, axis, span).name, places)
+    a = Axis(axis_of(ctx, axis, at.get("axis", span)).name, places)
     ctx.axes[a.name] = a
     i = ctx.graph.add("iota", type=Type("model", (a,)), known=2, span=span)
     lo, hi = as_node(ctx, low, span), as_node(ctx, high, span)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..meanings import Arguments
@@ -10,20 +11,29 @@ from ..scope import Context, Scope
 from ..source import Span, nearest
 
 Build = Callable[[Context, Scope, Arguments, Span], Any]
+At = Mapping[str, Span]
+"""Where the arguments of a call stand, by the names of the parameters."""
+NOWHERE: At = {}
 BUILTINS: dict[str, Build] = {}
 
 OVER = "`over` names what it goes over, a reach or an axis: `over = row`"
 
 
 def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[..., Any]:
-    """Register a function; `parameters` are names, a trailing `?` marks an optional one."""
+    """Register a function; `parameters` are names, a trailing `?` marks an optional one.
+
+    One that takes `at` is told where each of its arguments stands.
+    """
     names = [p.strip("?") for p in parameters.split()]
     needed = [p for p in parameters.split() if not p.endswith("?")]
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        placed = "at" in inspect.signature(function).parameters
+
         def build(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Any:
+            at: dict[str, Any] = {"at": _at(given, names)} if placed else {}
             if rest:
-                return function(ctx, scope, span, *given.positional, **given.named)
+                return function(ctx, scope, span, *given.positional, **given.named, **at)
             bound = dict(zip(names, given.positional, strict=False))
             if len(given.positional) > len(names):
                 ctx.error(
@@ -42,9 +52,15 @@ def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[...
             if missing:
                 help = "name what it goes over: `over = model`" if missing == ["over"] else ""
                 ctx.error("E207", f"`{name}` needs `{missing[0]}`", span, help)
-            return function(ctx, scope, span, **bound)
+            return function(ctx, scope, span, **bound, **at)
 
         BUILTINS[name] = build
         return function
 
     return register
+
+
+def _at(given: Arguments, names: list[str]) -> At:
+    """Where arguments stand, by the names of the parameters."""
+    positional = {name: given.spans[k] for k, name in enumerate(names) if k in given.spans}
+    return {**positional, **{n: given.spans[n] for n in given.named if n in given.spans}}

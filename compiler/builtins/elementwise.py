@@ -7,7 +7,7 @@ from typing import Any
 from ..ir import Node
 from ..scope import Context, Scope, as_node
 from ..source import Span
-from .declare import builtin
+from .declare import At, builtin
 from .reductions import reduce
 
 
@@ -33,7 +33,7 @@ def _fold(name: str) -> None:
 
     @builtin(name, rest=True)
     def build(
-        ctx: Context, scope: Scope, span: Span, *values: Any, over: Any = None, **bad: Any
+        ctx: Context, scope: Scope, span: Span, *values: Any, at: At, over: Any = None, **bad: Any
     ) -> Node:
         if bad:
             ctx.error(
@@ -41,7 +41,7 @@ def _fold(name: str) -> None:
             )
         nodes = [as_node(ctx, v, span) for v in values]
         if over is not None:
-            return reduce(ctx, name, nodes[0], over, span)
+            return reduce(ctx, name, nodes[0], over, span, at)
         if len(nodes) < 2:
             ctx.error("E205", f"`{name}` takes two values, or one and `over`", span)
         result = nodes[0]

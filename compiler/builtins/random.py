@@ -10,7 +10,7 @@ from ..scope import Context, Scope, as_node
 from ..source import Span
 from ..types import MODEL, Type
 from .constants import axis_of
-from .declare import builtin
+from .declare import At, builtin
 from .reductions import reduce
 
 
@@ -22,13 +22,15 @@ def _draw(ctx: Context, how: str, type: Type, span: Span) -> Node:
 
 def _random(name: str) -> None:
     @builtin(name, "like? axis?")
-    def build(ctx: Context, scope: Scope, span: Span, like: Any = None, axis: Any = None) -> Node:
+    def build(
+        ctx: Context, scope: Scope, span: Span, at: At, like: Any = None, axis: Any = None
+    ) -> Node:
         """A draw for each cell; calls in other places, or in other turns of a loop, differ."""
         type = replace(as_node(ctx, like, span).type, logical=False) if like is not None else MODEL
         if type.reach == "group":  # like an option: one number
             type = replace(type, reach="model")
         if axis is not None:
-            own = axis_of(ctx, axis, span)
+            own = axis_of(ctx, axis, at.get("axis", span))
             if type.axis(own.name, own.primes) is not None:
                 help = f"leave it out: `{name}(x)` draws for each of its places"
                 ctx.error("E301", f"the value has the axis `{own}` already", span, help)

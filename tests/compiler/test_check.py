@@ -70,7 +70,7 @@ WRONG = {
     "undeclared slot": ("    m <- m + 1\n", "E201", 2, 10, "declared: `state m = zeros(w)`"),
     "module": ("    w <- torch.sign(w)\n", "E201", 2, 10, "stand without a module"),
     "no over": ("    n = norm(grad(w))\n    step n\n", "E207", 2, 9, "over = model"),
-    "wrong over": ("    n = sum(grad(w), over = losses)\n    step n\n", "E308", 2, 9, ""),
+    "wrong over": ("    n = sum(grad(w), over = losses)\n    step n\n", "E308", 2, 22, ""),
     "finer than the slot": (
         "    state s: model = 0\n    s <- grad(w)\n    step lr\n",
         "E304",
@@ -121,7 +121,7 @@ WRONG = {
         "    clip global_norm(max = -1)\n    step lr\n",
         "E208",
         2,
-        5,
+        22,
         "positive",
     ),
     "too many turns": ("    repeat 10^9:\n        w <- w\n    step lr\n", "E309", 2, 12, ""),

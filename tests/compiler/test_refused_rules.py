@@ -108,6 +108,10 @@ REFUSED = {
     ),
     "a period of no steps": ("every 0:\n    w <- w - lr", "a period is a whole number of steps"),
     "a period of two and a half": ("every 2.5:\n    w <- w - lr", "a period is a whole number"),
+    "a period of a rate": (
+        "every lr:\n    w <- w / 2\nstep lr",
+        "odd.opt:2:11: error[E309]: `lr` counts something here: it must be an integer",
+    ),
     "a write behind an axis": (
         "state s: element[window(2)] = 0\ns[2] <- w\nstep lr",
         "odd.opt:3:7: error[E303]: the places of `window` are 0 to 1, and this is 2",

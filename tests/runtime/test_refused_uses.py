@@ -20,6 +20,20 @@ def test_bad_options_are_refused(name: str, value: Any) -> None:
         made(**{name: value})
 
 
+@pytest.mark.parametrize("value", [0, -3, 2.5, float("inf")])
+def test_a_period_that_is_no_number_of_steps_is_refused(value: float) -> None:
+    """Whatever the bound of the option; in the call, and in a group that comes later."""
+    cls = optc.loads("rule r(lr = 0.1, often = 4):\n    every often:\n        step lr\n")
+    message = "Invalid often: it must be an integer of at least 1, and it is"
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    with pytest.raises(ValueError, match=message):
+        cls(params, often=value)
+    opt = cls(params[:1])
+    with pytest.raises(ValueError, match=message):
+        opt.add_param_group({"params": params[1:], "often": value})
+    assert len(opt.param_groups) == 1
+
+
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="momentum"):
         made(momentum=0.9)
