@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +203,20 @@ def _domain(domain: Any) -> Any:
     from .program import Cells, Test
 
     where = None if domain.where is None else Test(host_module([domain.where]))
-    return Cells(domain.parent, domain.siblings, where)
+    return Cells(domain.parent, domain.siblings, where, tuple(_asked(domain.where)))
+
+
+def _asked(condition: Node | None, wanted: bool = True) -> Iterator[Any]:
+    """The names and modules that a tensor must have by a condition, not those it must not have."""
+    if condition is None:
+        return
+    if condition.op == "meta" and wanted and condition["what"] in ("name", "module"):
+        span = condition.span.caller or condition.span
+        place = f"{span.source.path}:{span.row}:{span.column}"
+        yield condition["what"], condition["patterns"], place
+    if condition.op in ("and", "or", "not"):
+        for part in condition.inputs:
+            yield from _asked(part, wanted is not (condition.op == "not"))
 
 
 def _constant(node: Node | None) -> Any:

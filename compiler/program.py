@@ -236,11 +236,16 @@ class Test:
 
 @dataclass(frozen=True)
 class Cells:
-    """A domain: its parent, the domains that come first, and the condition on a tensor's facts."""
+    """A domain: its parent, the domains that come first, and the condition on a tensor's facts.
+
+    `asked` is what the condition wants a tensor's name or module to match: which of them, the
+    patterns, and where they stand.
+    """
 
     parent: str
     siblings: tuple[str, ...]
     where: Test | None
+    asked: tuple[tuple[str, tuple[str, ...], str], ...] = ()
 
 
 @dataclass

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..compiler.bounds import INPUTS, complaint
 from ..compiler.program import Plan, Program
 from ..compiler.source import nearest
+from . import unmatched
 from .capture import Captures
 from .checkpoint import add_snapshots, keep_types, restore_types, settled
 from .closure import Closure
@@ -49,6 +50,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     program: Program
+    _looked = False  # whether the patterns of the rule were held against the names
 
     def __init__(
         self,
@@ -262,6 +264,9 @@ class Optimizer(torch.optim.Optimizer):
             made = Layout(self.program, self.param_groups, parameters=True)
             refuse_others(self.program, self._layout, made, self.state)
             self._layout = made
+            if not self._looked:
+                unmatched.warn(made)
+                self._looked = True
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
             self._slots = self._kernels = None

@@ -182,7 +182,9 @@ class _Module:
         if domain.where is None:
             return domain
         host = domain.where.host
-        return replace(domain, where=Test(self._host(host, "belongs", host_names(host))))
+        asked = tuple((what, p, re.sub(r".*/", "", at)) for what, p, at in domain.asked)
+        where = Test(self._host(host, "belongs", host_names(host)))
+        return replace(domain, where=where, asked=asked)
 
     # Functions ----------------------------------------------------------------------------
 

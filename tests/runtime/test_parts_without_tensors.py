@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -94,3 +95,67 @@ def test_the_axes_of_a_loss_and_of_vectors_keep_apart() -> None:
     opt, _ = stepped(text, True, True)
     assert opt.metrics["along"].shape == (3,)
     torch.testing.assert_close(opt.metrics["along"], opt.metrics["of_gradients"])
+
+
+def pair() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+
+
+def warned(parts: dict[str, str], steps: int = 2) -> list[str]:
+    """What the optimizer of a rule with these parts warns of in some steps."""
+    net = pair()
+    body = "".join(f"    for {part}:\n        {step}\n" for part, step in parts.items())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        opt = optc.loads("rule r(lr = 0.1):\n" + body)(optc.parameters(net))
+        for _ in range(steps):
+            opt.zero_grad()
+            net(torch.ones(4, 3)).sum().backward()
+            opt.step()
+        opt.load_state_dict(opt.state_dict())
+        opt.step()
+    return [str(w.message) for w in caught]
+
+
+OTHER = {"other params": "step 2 * lr"}
+
+
+def test_a_pattern_that_matches_no_parameter_is_warned_of_once() -> None:
+    (said,) = warned({'params where named("bais", "*.bia")': "step lr", **OTHER})
+    assert said.startswith('<string>:2:22: named("bais", "*.bia") matches no parameter, so nothing')
+    assert said.endswith("names that there are: 1.bias, 0.bias, 1.weight, ..")
+
+
+def test_all_such_patterns_are_told_at_once() -> None:
+    parts = {
+        'params where ndim == 2 and module("Conv2d")': "step lr",
+        'params where named("head*") or named("tail*")': "step lr",
+        **OTHER,
+    }
+    (said,) = warned(parts)
+    lines = said.split("\n")
+    assert [line.partition(" matches")[0] for line in lines] == [
+        '<string>:2:36: module("Conv2d")',
+        '<string>:4:22: named("head*")',
+        '<string>:4:40: named("tail*")',
+    ]
+    assert lines[0].endswith("modules that there are: Linear")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "ndim == 4",
+        'ndim == 2 and not named("*embed*", "*head*")',
+        'ndim == 4 and named("*.weight")',
+        'named("*.bias") or named("*.scale")',
+        'dtype("bfloat16")',
+    ],
+)
+def test_a_part_that_is_empty_by_what_the_rule_says_is_not_warned_of(condition: str) -> None:
+    assert warned({f"params where {condition}": "step lr", **OTHER}) == []
+
+
+def test_a_part_whose_tensors_an_earlier_one_took_is_not_warned_of() -> None:
+    parts = {'params where named("*")': "step lr", 'params where named("0.*")': "step lr"}
+    assert warned({**parts, **OTHER}) == []
