@@ -18,6 +18,11 @@ from .points import Answer, Params, Points
 from .scaler import report, unscale
 from .tensors import local
 
+NO_GRAPH = (
+    "the closure calls backward() on what has no gradient: leave torch.inference_mode(), in the "
+    "closure no_grad() and detach() too, and let the loss depend on parameters that are not frozen"
+)
+
 
 def _unspent(loss: Any) -> bool:
     """Whether a loss depends on something that is trained."""
@@ -89,8 +94,10 @@ class Closure(Loop):
             with self.isolation.evaluation(asked.points):
                 loss = closure()
             taken = self._take(asked.gradients)
-        except BaseException:
+        except BaseException as error:
             self._give_back()
+            if isinstance(error, RuntimeError) and "does not require grad" in str(error):
+                raise RuntimeError(NO_GRAPH) from error
             raise
         if asked.value and loss is None:
             self._give_back()

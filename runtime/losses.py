@@ -25,7 +25,9 @@ def refuse_unused(name: str, f: Tensor, params: Iterable[Tensor]) -> None:
     """A loss that cannot be differentiated, though parameters wait for it."""
     if not f.requires_grad and any(p.requires_grad for p in params):
         raise unused(
-            name, ", and only run the model forward, without backward(), detach() or no_grad()"
+            name,
+            ", and only run the model forward, without backward(), detach(), no_grad() or "
+            "inference_mode()",
         )
 
 

@@ -145,6 +145,30 @@ def test_an_objective_that_calls_backward_is_told_so() -> None:
         opt.step()
 
 
+@pytest.mark.parametrize("around", ["the step", "the closure", "the objective"])
+def test_inference_mode_is_named_where_a_gradient_is_asked_for(around: str) -> None:
+    """The step was not: `.grad` and the parameters are as before, and the next one counts."""
+    params, opt = made("rule r(lr = 0.1):\n    w <- w - lr * grad(w + lr)\n")
+    before = [p.detach().clone() for p in params]
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = objective(params)
+        loss.backward()
+        return loss
+
+    with pytest.raises(RuntimeError, match=r"inference_mode\(\)"):
+        if around == "the closure":
+            opt.step(torch.inference_mode()(closure))
+        with torch.inference_mode():
+            if around == "the objective":
+                opt.bind(objective=lambda: objective(params)).step()
+            opt.step(closure)
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(params, before, strict=True))
+    opt.step(closure)
+    assert opt.param_groups[0]["steps"] == 1
+
+
 def test_a_closure_without_backward_is_warned_of() -> None:
     params, opt = made(SAM)
     with pytest.warns(UserWarning, match="the closure left no gradient"):
