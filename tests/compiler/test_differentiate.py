@@ -190,6 +190,16 @@ w <- w + 1"""
     assert abs(float((run.metrics["along"] - run.metrics["back"]).detach())) < 1e-10
 
 
+@pytest.mark.parametrize("f", ["loss", "p -> loss(p) + sum(p^4, over = model)"])
+@pytest.mark.parametrize("how", ["grad(f{})", "hvp(f{}, v)", "vjp(f{}, 2)", "jvp(f{}, v) * v"])
+def test_without_a_point_it_is_where_the_target_stands(how: str, f: str) -> None:
+    """On that line, after what was written above; the point that the step began at is another."""
+    body = f"v = cos(3 * w)\nf = {f}\nbegun = w\nw <- w + v\nw <- w - {how}"
+    none, same, other = (ran(body.format(at), leaves()).tensors() for at in ("", ", w", ", begun"))
+    assert all(map(torch.equal, none, same))
+    assert not any(map(torch.equal, none, other))
+
+
 def of_matrices(name: str) -> str:
     form = (
         MATRICES[name].replace("M", "matrix(p)").replace("dot(J(p), J(p)', over = model)", "G(p)")
