@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     Factory = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
+BASELINES = ("adamw", "sgd")
 HELP = """Train a small model with a rule and with a baseline, side by side from the same start.
 
 Both see the same batches, one step each in turn; a table says what came of it."""
@@ -33,13 +35,17 @@ Both see the same batches, one step each in turn; a table says what came of it."
 
 @dataclass
 class Run:
-    """What one optimizer did: a loss and two times (seconds) a step, the metrics at the end."""
+    """What one optimizer did: a loss and two times (seconds) a step, the metrics at the end.
+
+    `lost` is the step from which on no loss was finite, 0 where the last one is.
+    """
 
     name: str
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     update_seconds: list[float] = field(default_factory=list)
     gradients: int = 0
+    lost: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
@@ -100,7 +106,14 @@ class Trainee:
         seconds = self._now() - start
         self.run.seconds.append(seconds)
         self.run.update_seconds.append(seconds - self.inside)
-        self.run.losses.append(_as_float(self.first if returned is None else returned))
+        loss = self.first if returned is None else returned
+        self.run.losses.append(_as_float(loss))
+        if loss is not None:
+            self._note(self.run.losses[-1:], len(self.run.losses))
+
+    def _note(self, found: Iterable[float], step: int) -> None:
+        """A rule that recovers (it leaves such steps out, say) is not lost."""
+        self.run.lost = 0 if all(map(math.isfinite, found)) else self.run.lost or step
 
     def _loss(self, batch: Batch, backward: bool = False) -> Tensor:
         start = self._now()
@@ -121,6 +134,8 @@ class Trainee:
         self.run.metrics = self.problem.evaluate(self.model)
         self.model.train()
         self.switch("train")
+        if not self.run.lost:
+            self._note(self.run.metrics.values(), len(self.run.losses) + 1)
 
     def switch(self, mode: str) -> None:
         """Some optimizers hold other weights in training than in use."""
@@ -233,14 +248,33 @@ def run(args: argparse.Namespace) -> int:
     runs = train(factories, problem, args.epochs, args.seed, show_progress, args.plot, args.device)
     if args.json:
         print(json.dumps(_as_dict(args, runs), indent=2))
-        return 0
+        return _tell_lost(args, runs)
     steps = len(runs[0].losses)
     print(paint(f"{problem.name}: {PROBLEMS[problem.name]}", "bold"))
     print(f"{args.epochs} epochs, {steps} steps, seed {args.seed}, {args.device}\n")
     print(table(runs))
     if args.plot:
         print(f"\nthe losses are drawn in {args.plot}")
-    return 0
+    return _tell_lost(args, runs)
+
+
+GUARD = "veto when not isfinite(norm(grad(w), over = model))"
+
+
+def _tell_lost(args: argparse.Namespace, runs: Sequence[Run]) -> int:
+    """Say which runs ended without a finite loss, and since when; the exit status."""
+    for run, options in zip(runs, ("--set", "--baseline-set"), strict=True):
+        if not run.lost:
+            continue
+        path = args.spec if options == "--set" else args.baseline
+        looks = "" if path in BASELINES else f", look at what `optc explain {path}` says it does"
+        guard = "" if path in BASELINES else f", or leave such steps out: `{GUARD}`"
+        print(
+            f"\noptc: {run.name}: no loss is finite from step {run.lost} on, of {len(run.losses)}\n"
+            f"  help: take smaller steps (`{options} lr=..`){looks}{guard}",
+            file=sys.stderr,
+        )
+    return int(any(run.lost for run in runs))
 
 
 def rule(path: str, options: Mapping[str, Any]) -> Factory:
@@ -255,7 +289,7 @@ def rule(path: str, options: Mapping[str, Any]) -> Factory:
 
 def baseline(name: str, options: Mapping[str, Any]) -> dict[str, Factory]:
     """One of torch's optimizers by its short name, or another spec; under the name to show."""
-    if name not in ("adamw", "sgd"):
+    if name not in BASELINES:
         return {Path(name).name: rule(name, options)}
     from torch import optim
 

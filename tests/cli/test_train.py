@@ -15,7 +15,7 @@ from optc.cli import main
 from optc.cli.problems import PROBLEMS, load
 from optc.cli.settings import settings
 from optc.cli.terminal import UsageError
-from optc.cli.train import table, train
+from optc.cli.train import GUARD, table, train
 
 SGD = partial(optim.SGD, lr=0.1)
 
@@ -134,6 +134,54 @@ def test_the_verb_speaks_json(rule, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [run["name"] for run in found["runs"]] == ["mine.opt", "torch SGD"]
     assert len(found["runs"][0]["losses"]) == 50
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_loss_that_is_lost_is_told_with_its_step(as_json, capsys, tmp_path):
+    """The loss of a step is taken before it: of a step that makes it infinite, that is the next."""
+    path = tmp_path / "mine.opt"
+    path.write_text("rule mine(lr = 0.1):\n    w <- w - lr * grad(w) + where(call == 7, inf, 0)\n")
+    command = ["train", str(path), "--problem", "quadratic", "--epochs", "1"]
+    assert main([*command, *["--json"] * as_json]) == 1
+    out, err = capsys.readouterr()
+    assert "mine.opt: no loss is finite from step 8 on, of 50" in err
+    assert f"`optc explain {path}`" in err and "`--set lr=..`" in err and err.count("optc:") == 1
+    if as_json:
+        assert json.loads(out)["runs"][0]["losses"].index(None) == 7
+
+
+def test_a_baseline_that_is_lost_is_told_too(rule, capsys):
+    command = "train mine.opt --problem quadratic --epochs 1 --baseline sgd --baseline-set lr=1e9"
+    assert main(command.split()) == 1
+    err = capsys.readouterr().err
+    assert "optc: torch SGD: no loss is finite" in err and "`--baseline-set lr=..`" in err
+    assert "mine.opt" not in err and "explain" not in err
+
+
+@pytest.mark.parametrize(("at", "lost"), [(50, 51), (51, 0)])
+def test_what_the_last_step_did_shows_in_the_metrics(at, lost, tmp_path):
+    text = f"rule a(lr = 0.1):\n    w <- w - lr * grad(w) + where(call == {at}, inf, 0)\n"
+    (run,) = train({"mine.opt": spec(tmp_path, text)}, load("quadratic"), 1, progress=False)
+    assert run.lost == lost
+
+
+def test_the_guard_that_is_suggested_recovers():
+    """A loss that is not finite now and then, as a bad batch gives it."""
+    problem, seen = load("quadratic"), []
+    plain = problem.loss
+
+    def loss(model, batch):
+        seen.append(0)
+        return plain(model, batch) * (float("nan") if len(seen) == 9 else 1)
+
+    problem.loss = loss  # the first call warms torch up
+    found = []
+    for guard in (f"{GUARD}\n    ", ""):
+        seen.clear()
+        mine = optc.loads(f"rule a(lr = 0.1):\n    {guard}step lr\n")
+        (run,) = train({"mine": mine}, problem, 1, progress=False)
+        found.append((run.lost, sum(x != x for x in run.losses)))
+    assert found == [(0, 1), (8, 43)]
 
 
 @pytest.mark.parametrize(
