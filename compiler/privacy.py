@@ -272,7 +272,8 @@ class _Analysis:
 
     def _averaged(self, node: Node, total: Node) -> str:
         """Whether the release is a sum or a mean."""
-        divided = [u for u in self.users[node] if u.op == "div" and counts(u.inputs[1])]
+        divisors = [u.inputs[1] for u in self.users[node] if u.op == "div"]
+        divided = any(map(counts, postorder(divisors)))
         within = any(n.op == "div" and counts(n.inputs[1]) for n in postorder([total]))
         return "mean" if divided or within else "sum"
 

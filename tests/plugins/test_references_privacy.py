@@ -13,9 +13,14 @@ from torch.nn.functional import cross_entropy
 import optc
 
 RULE = """
-rule private(lr = 0.5, max_norm: positive = 1.0, noise_multiplier: nonnegative = 1.0):
+rule private(
+    lr = 0.5,
+    max_norm: positive = 1.0,
+    noise_multiplier: nonnegative = 1.0,
+    lot: nonnegative = 0,
+):
     batch = each(batch)
-    combine dp_mean(max_norm, noise_multiplier)
+    combine dp_mean(max_norm, noise_multiplier, lot)
     step lr
 """
 
@@ -34,6 +39,22 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 def bound(model: nn.Module, **options: Any) -> Any:
     opt = optc.loads(RULE, private=True)(model.named_parameters(), **options)
     return opt.bind(model=model, objective=lambda b: cross_entropy(model(b[0]), b[1]))
+
+
+@pytest.mark.parametrize("lot", [0, 12])
+def test_an_empty_lot_gives_noise_alone(lot: int) -> None:
+    """As Poisson sampling draws it now and then; to be told by its size alone would be a leak."""
+    moved = []
+    for examples in (0, 1):
+        model = network()
+        before = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        x, y = data()
+        opt = bound(model, lr=1.0, max_norm=1e-9, noise_multiplier=2e9, lot=lot)
+        opt.step(batch=(x[:examples], y[:examples]))
+        after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        moved.append(after - before)
+    assert float((moved[0] - moved[1]).abs().max()) <= 1e-9
+    assert 0.7 < moved[0].std() * max(1, lot) / 2 < 1.3
 
 
 def test_opacus_clips_the_same() -> None:
