@@ -189,7 +189,7 @@ def _decompose(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do)
 
 
 def _back(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
-    wide = node.inputs[0].type.axes[-1].name == "long"
+    wide = node.inputs[0].type.axes[-1].side == "long"
     return do(cells.narrow if wide else cells.back, inputs[0], len(node.type.axes), like)
 
 

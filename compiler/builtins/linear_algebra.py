@@ -82,7 +82,7 @@ def eye_like(ctx: Context, value: Node, a: Axis, b: Axis, span: Span) -> Node:
 def solve(ctx: Context, scope: Scope, span: Span, a: Any, b: Any) -> Node:
     """x with a x = b, batched over tensors."""
     left, right = _both(ctx, a, b, span)
-    _two_axes(ctx, left, span)
+    _square_axes(ctx, left, "solve", span)
     vector = len(right.type.axes) == 1
     type = replace(
         right.type,
@@ -106,7 +106,7 @@ def _square(name: str) -> None:
     @builtin(name, "x")
     def build(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
         value = as_node(ctx, x, span)
-        _two_axes(ctx, value, span)
+        _square_axes(ctx, value, name, span)
         return ctx.graph.add(name, value, type=value.type, span=span)
 
 
@@ -120,7 +120,7 @@ def _several(
     @builtin(name, "x")
     def build(ctx: Context, scope: Scope, span: Span, x: Any) -> tuple[Node, ...]:
         value = as_node(ctx, x, span)
-        axes = _two_axes(ctx, value, span)
+        axes = _square_axes(ctx, value, name, span)
         return tuple(
             ctx.graph.add(
                 name,
@@ -166,6 +166,28 @@ def _two_axes(ctx: Context, value: Node, span: Span) -> tuple[Axis, ...]:
             f"axes stand in the order in which they come: let a value with `{first}` be first",
         )
     return value.type.axes
+
+
+SQUARE = ("solve", "cholesky", "inverse", "sqrtm", "eigh")
+"""What takes a matrix with as many rows as columns."""
+
+
+def _square_axes(ctx: Context, value: Node, name: str, span: Span) -> tuple[Axis, ...]:
+    """The axes of what a function takes; where it needs a square, two that may have one size."""
+    *_, a, b = axes = _two_axes(ctx, value, span)
+    if name in SQUARE and _differ(a, b):
+        help = "`m @ transpose(m)` is square; of a square tensor `as_square(m)` says that it is"
+        message = f"`{name}` takes a square matrix, and the last two axes of {value.type} differ"
+        ctx.error("E311", message, span, help if a.side else "")
+    return axes
+
+
+def _differ(a: Axis, b: Axis) -> bool:
+    """Whether two axes surely have different sizes, or are two sides of a tensor's matrix."""
+    sizes = (a.size, b.size)
+    if all(isinstance(n, int) for n in sizes):
+        return a.size != b.size
+    return a.name != b.name and "" not in (a.side, b.side) and a.side != b.side
 
 
 def _pair(a: Axis, b: Axis) -> bool:

@@ -57,7 +57,7 @@ def flat(ctx: Context, scope: Scope, span: Span, x: Any) -> Node:
 def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> Node:
     """The cells of a matrix or of a flat value where they came from."""
     value = agreed(ctx, as_node(ctx, x, span), span)
-    if [str(a) for a in value.type.axes[-2:]] in (["cols", "rows"], ["long", "short"]):
+    if [_view(a) for a in value.type.axes[-2:]] in (["cols", "rows"], ["long", "short"]):
         # axes go by name, in whatever order they came
         *rest, a, b = value.type.axes
         type = replace(value.type, axes=(*rest, b, a))
@@ -68,12 +68,17 @@ def back(ctx: Context, scope: Scope, span: Span, x: Any, like: Any = None) -> No
         domain = whose.type.domain
     count = 2 if value.type.reach == "tensor" else 1
     axes, last = value.type.axes[:-count], value.type.axes[-count:]
-    if [a.name for a in last] not in BACK:
+    if [_view(a) for a in last] not in BACK:
         wrong = (
             f"`back` takes a matrix of each tensor, or what `flat` gave, and this is {value.type}"
         )
         ctx.error("E311", wrong, span)
     return ctx.graph.add("back", value, type=Type("element", axes, domain), span=span)
+
+
+def _view(axis: Axis) -> str:
+    """Which axis of a matrix or a flat value it is, under whatever name."""
+    return axis.side or axis.name
 
 
 @builtin("prime", "x")

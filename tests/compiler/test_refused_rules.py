@@ -145,6 +145,24 @@ REFUSED = {
         w <- w - lr * hvp(p -> mean(residual(p), over = residuals), w, grad(w))""",
         "a loss with an axis has no second derivative here",
     ),
+    **{
+        f"{operation} of {axes}": (
+            f"x = {operation}({m}{more})\nstep lr",
+            f"E311]: `{operation}` takes a square matrix, and the last two axes of tensor[{axes}]",
+        )
+        for operation, more in (
+            ("eigh", ""),
+            ("solve", ", matrix(grad(w))"),
+            ("inverse", ""),
+            ("cholesky", ""),
+            ("sqrtm", ""),
+        )
+        for m, axes in (("transpose(matrix(w))", "cols, rows"), ("wide(w)", "short, long"))
+    },
+    "the eigenvalues of three by four": (
+        "z = normal(w, probes(3))\nx = eigh(dot(z, normal(w, samples(4)), over = model))\nstep lr",
+        "and the last two axes of model[probes(3), samples(4)] differ",
+    ),
     "a matrix whose axes are not the last": (
         """
         z = normal(w, probes(2))
@@ -186,6 +204,19 @@ def test_a_derivative_through_a_loop_names_both_lines_and_what_has_one() -> None
     assert (wrong.code, wrong.span.row) == ("E307", 3) and "line 8 asks for it" in wrong.message
     assert "`repeat 8:` is written out, up to 32 turns" in wrong.help
     driver.graph(Source("odd.opt", SHRUNK.format("32")), NoLibrary())
+
+
+def test_axes_that_may_have_one_size_make_a_square() -> None:
+    """What one option or the loop says of both is known to the run alone."""
+    graph(
+        """
+        z = normal(w, probes(turns))
+        y = normal(w, samples(turns))
+        K = dot(z, y, over = model)
+        values, vectors = eigh(K)
+        other = inverse(dot(normal(w, a(3)), normal(w, b(3)), over = model))
+        step lr * sum(values, over = probes) * sum(other, over = (a, b))"""
+    )
 
 
 def test_what_is_suggested_for_an_end_of_each_group_is_understood() -> None:
