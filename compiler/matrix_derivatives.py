@@ -58,7 +58,10 @@ def _flat(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> 
 
 
 def _back(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:
-    return _view("flat" if node.inputs[0].type.reach == "model" else "matrix", ctx, node, adjoint)
+    source = node.inputs[0].type
+    wide = source.axes[-1].side == "long"
+    op = "flat" if source.reach == "model" else "wide" if wide else "matrix"
+    return _view(op, ctx, node, adjoint)
 
 
 def _transpose(ctx: Context, node: Node, adjoint: Node, active: dict[Node, bool]) -> Parts:

@@ -190,6 +190,18 @@ w <- w + 1"""
     assert abs(float((run.metrics["along"] - run.metrics["back"]).detach())) < 1e-10
 
 
+def test_a_wide_value_goes_back_and_its_derivative_comes_wide() -> None:
+    """Of tensors that are tall too."""
+    form = "sum(back(c * sum(p^2, over = model)) * p^3, over = model)"
+    tall = leaves()
+    assert any(x.dim() == 2 and x.shape[0] > x.shape[1] for x in tall.values)
+    one, other = (
+        [x.detach() for x in ran(f"c = {c}\nw <- grad(p -> {form}, w)", leaves()).tensors()]
+        for c in ("wide(w)^2", "matrix(w)^2")
+    )
+    assert largest_gap(one, other) < 1e-12
+
+
 @pytest.mark.parametrize("f", ["loss", "p -> loss(p) + sum(p^4, over = model)"])
 @pytest.mark.parametrize("how", ["grad(f{})", "hvp(f{}, v)", "vjp(f{}, 2)", "jvp(f{}, v) * v"])
 def test_without_a_point_it_is_where_the_target_stands(how: str, f: str) -> None:
