@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .batches import Pieces, each, index, of_the_text, split, subset
+from .batches import Pieces, of_the_text
 from .derivatives import (
     Graph,
     Place,
@@ -35,7 +35,7 @@ from .losses import Function, Losses, refuse_unused
 from .points import Answer, Params, Points, as_stored
 from .pure import Pure
 from .scaler import report, unscale
-from .sources import Sources
+from .sources import OPERATIONS, Sources
 
 
 class Objective(Loop):
@@ -51,6 +51,8 @@ class Objective(Loop):
                 reverse, or `finite` differences of gradients.
     memory      bytes that the gradients of one chunk of examples may take.
     promises    seed=, stats=, sync=, in_place=: see `isolation.Isolation`.
+
+    A gradient and the Hessian-vector products at its point share one call of the objective.
 
     Of several losses each has the gradient zero by a tensor that it does not use; where there is
     one loss, such a tensor has none, and the rule passes it over.
@@ -379,31 +381,12 @@ class Objective(Loop):
         return self.oracles[name](*arguments)
 
     def data(self, op: str, arguments: list[Any], attributes: dict[str, Any]) -> Any:
-        """A batch drawn, or made of another one.
-
-        `draw` and `subset` take the rows that step, stream and turns of loops say: all ranks the
-        same. The first argument of `draw` is its size if `sized` is set.
-        """
-        own = of_the_text(op, arguments, attributes)
+        """A batch drawn, or made of another one."""
         if op in self.oracles:
-            return self.oracles[op](*own)
-        if op == "each":
-            return each(arguments[0])
-        if op == "split":
-            return split(arguments[0], int(arguments[1]))
-        if op == "index":
-            return index(arguments[0])
-        if op not in ("draw", "subset"):
+            return self.oracles[op](*of_the_text(op, arguments, attributes))
+        if op not in OPERATIONS:
             raise self.missing(f"data of its own (`{op}`)")
-        turns = (int(x) for x in arguments[len(own) :])
-        numbers = (self.turn, int(attributes.get("stream", 0)), *turns)
-        if op == "subset":
-            return subset(arguments[0], float(arguments[1]), numbers)
-        return self.sources.draw(
-            str(attributes.get("source", "")),
-            int(arguments[0]) if attributes.get("sized") else None,
-            numbers,
-        )
+        return self.sources.made(op, arguments, attributes, self.turn)
 
     def finish(self) -> None:
         """Nothing of the step stays but its first value."""

@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .batches import choose, count, joined, rows
+from .batches import choose, count, each, index, joined, of_the_text, rows, split, subset
 from .inspection import takes_argument
+
+OPERATIONS = ("draw", "each", "index", "split", "subset")
+"""What makes a batch."""
 
 
 class Sources:
@@ -18,6 +21,25 @@ class Sources:
     def __init__(self, sources: Mapping[str, Any]):
         self.sources = dict(sources)
         self.streams: dict[str, Any] = {}
+
+    def made(self, op: str, arguments: list[Any], attributes: dict[str, Any], turn: int) -> Any:
+        """A batch drawn, or made of another one: an operation of `OPERATIONS`.
+
+        `draw` and `subset` take the rows that step, stream and turns of loops say: all ranks the
+        same. The first argument of `draw` is its size if `sized` is set.
+        """
+        if op == "each":
+            return each(arguments[0])
+        if op == "split":
+            return split(arguments[0], int(arguments[1]))
+        if op == "index":
+            return index(arguments[0])
+        turns = (int(x) for x in arguments[len(of_the_text(op, arguments, attributes)) :])
+        numbers = (turn, int(attributes.get("stream", 0)), *turns)
+        if op == "subset":
+            return subset(arguments[0], float(arguments[1]), numbers)
+        size = int(arguments[0]) if attributes.get("sized") else None
+        return self.draw(str(attributes.get("source", "")), size, numbers)
 
     def draw(self, name: str, size: int | None, numbers: tuple[int, ...]) -> Any:
         """A batch of a source; the numbers say which rows of tensors."""
