@@ -58,9 +58,10 @@ def tensorwise(
     phase: Compute, frame: Frame, compiled: Callable[..., Sequence[Any]] | None = None
 ) -> None:
     """Run a phase over its tensors, those of one shape at once where that pays."""
+    spent = _spent(phase, frame)
     columns = columns_of(phase, frame)
     members = frame.members[phase.space]
-    rows = [[c(k, i) for c in columns] for k, i in enumerate(members)]
+    rows: list[Any] = [[c(k, i) for c in columns] for k, i in enumerate(members)]
     present = [k for k, row in enumerate(rows) if not any(x is None for x in row)]
     frame.missed[phase.name] = [k for k in range(len(rows)) if k not in set(present)]
     results: list[list[Any]] = [[None] * len(rows) for _ in phase.outputs]
@@ -70,8 +71,22 @@ def tensorwise(
         for result, parts in zip(results, values, strict=True):
             for k, part in zip(batch, parts, strict=True):
                 result[k] = part
+        for column in (rows, *spent):  # memory goes while the other tensors are computed
+            for k in batch:
+                column[k] = None
     for output, parts in zip(phase.outputs, results, strict=True):
         store(frame, phase, output, parts)
+
+
+def _spent(phase: Compute, frame: Frame) -> list[list[Any]]:
+    """The columns that nothing reads after the phase, each as a list of its own."""
+    found = []
+    tensors = {p.source for p in phase.inputs if p.how in ("cell", "tensor")}
+    for name in tensors.intersection(frame.spent):
+        if isinstance(frame.values[name], list):
+            frame.values[name] = [*frame.values[name]]
+            found.append(frame.values[name])
+    return found
 
 
 def rest(phase: Rest, frame: Frame) -> None:

@@ -49,6 +49,7 @@ def step(plan: Plan, frame: Frame, snapshots: deque[Any], clocks: Any = tuple) -
             continue  # it reads what was left out
         if at == last:
             frame.loop.last = isinstance(phase, Evaluate) and not phase.axes
+        frame.spent = plan.last_read[at] if isinstance(phase, Compute) else ()
         _RUN[type(phase)](phase, frame)
         frame.withhold(False)
         for name in plan.last_read[at]:

@@ -60,6 +60,8 @@ class Frame:
     reported: dict[str, Any] = field(default_factory=dict)
     names: Sequence[str] = ()
     unused: dict[str, Exception] = field(default_factory=dict)
+    spent: Sequence[str] = ()
+    """The values that nothing reads after the phase that runs."""
 
     def withhold(self, on: bool) -> None:
         """From here on write nothing where the device has found that the step is taken back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import optc
+from optc.runtime import computing
 
 from .rules import RULES, SAM
 
@@ -92,3 +94,27 @@ def test_frozen_parameters_have_no_state() -> None:
     assert float(opt.state[model[1].weight]["step"]) == 3
     opt.load_state_dict(saved)
     opt.step()
+
+
+def test_what_matrices_are_made_of_goes_one_after_another(monkeypatch) -> None:
+    params = [nn.Parameter(torch.randn(k, k)) for k in (3, 4, 5)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    opt = optc.loads(
+        "rule r(lr = 0.1):\n    m = matrix(2 * grad(w))\n"
+        "    w <- w - lr * back(polar(m)) / (1 + w^2)\n"
+    )(params)
+    given: list[list[Any]] = []
+    alive = []
+    together = computing.together
+
+    def watched(phase: Any, forward: Any, rows: Any) -> Any:
+        if phase.mode == "torch":
+            alive.append([one() is not None for one in given])
+            own = {id(p) for p in (*params, *(p.grad for p in params))}
+            given.extend(weakref.ref(x) for x in rows[0] if id(x) not in own)
+        return together(phase, forward, rows)
+
+    monkeypatch.setattr(computing, "together", watched)
+    opt.step()
+    assert [len(a) for a in alive] == [0, 1, 2] and not any(map(any, alive))
