@@ -53,7 +53,6 @@ class Objective(Loop):
     promises    seed=, stats=, sync=, in_place=: see `isolation.Isolation`.
 
     A gradient and the Hessian-vector products at its point share one call of the objective.
-
     Of several losses each has the gradient zero by a tensor that it does not use; where there is
     one loss, such a tensor has none, and the rule passes it over.
     """
@@ -327,7 +326,7 @@ class Objective(Loop):
         batches = isinstance(data, list) and whole is None
         if batches or not alone or not self.works.get("vmap", True):
             return None
-        wrote = self.isolation.wrote
+        before = self.isolation.wrote, self.isolation.start
         at = {t: [None] * len(p or ()) if t in asked.over else p for t, p in points.items()}
         with self.isolation.evaluation(at):
             writes = self._writes_statistics()
@@ -349,7 +348,7 @@ class Objective(Loop):
                 raise
             except Exception:
                 self.isolation.retry()
-        self.isolation.wrote = wrote
+        self.isolation.wrote, self.isolation.start = before
         self.works["vmap"] = writes
         return None
 

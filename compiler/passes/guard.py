@@ -17,48 +17,57 @@ ASKED = ("gradient", "value", "hvp", "jvp", "vjp")
 def guard(graph: Graph) -> Graph:
     """The same rule with a veto on every answer of the loop that it reads, by sums of squares.
 
-    Answers inside a loop are guarded by what the loop leaves.
+    Answers inside a loop are guarded by what the loop leaves. torch refuses a matrix that is not
+    finite before the step could be taken back: so decompositions are given ones for the answers of
+    a step that is vetoed, those too from which a later point comes. What is told or written
+    whatever the outcome reads the answers as they are.
     """
-    condition: Node | None = None
-    asked = answers(graph)
-    for answer in asked:
-        total = answer
-        if answer.type.reach != "model" or answer.type.axes:
-            total = graph.add("mul", answer, answer, type=answer.type)
-            if total.type.reach != "model":
-                over = replace(total.type, reach="model", domain="")
-                total = graph.add("reduce", total, type=over, how="sum", over="model")
-            if total.type.axes:
-                names = tuple(a.label for a in total.type.axes)
-                total = graph.add("reduce", total, type=MODEL, how="sum", over=names)
-        fine = graph.add("isfinite", total, type=LOGICAL)
-        bad = graph.add("not", fine, type=LOGICAL)
-        condition = bad if condition is None else graph.add("or", condition, bad, type=LOGICAL)
-    if condition is None:
+    bad: Node | None = None
+    table: dict[Node, Node] = {}
+    for answer in answers(graph):
+        raw = _told(graph, [answer], table)[answer]
+        found = _not_finite(graph, raw)
+        bad = found if bad is None else graph.add("or", bad, found, type=LOGICAL)
+        table[answer] = _spared(graph, raw, bad)
+    if bad is None:
         return graph
-    vetoed = replace(graph, outcomes=[Ending("veto", condition), *graph.outcomes])
-    decomposes = any(map(may_fail, postorder(graph.roots())))
-    return _spared(vetoed, condition, asked) if decomposes else vetoed
+    told = _told(graph, graph.roots(), table)
+    guarded = graph.with_roots(lambda n: told[n])
+    if any(map(may_fail, postorder(graph.roots()))):
+        spared = substitute(graph, graph.roots(), table)
+        late = {s: spared[n] for s, n in graph.writes.items() if s not in graph.always}
+        guarded = replace(guarded, writes={**guarded.writes, **late})
+    return replace(guarded, outcomes=[Ending("veto", bad), *guarded.outcomes])
 
 
-def _spared(graph: Graph, bad: Node, asked: list[Node]) -> Graph:
-    """The rule with ones for the answers of a step that is vetoed, where matrices are decomposed.
+def _not_finite(graph: Graph, answer: Node) -> Node:
+    """Whether any number of an answer is not finite, by the sum of its squares."""
+    total = answer
+    if answer.type.reach != "model" or answer.type.axes:
+        total = graph.add("mul", answer, answer, type=answer.type)
+        if total.type.reach != "model":
+            over = replace(total.type, reach="model", domain="")
+            total = graph.add("reduce", total, type=over, how="sum", over="model")
+        if total.type.axes:
+            names = tuple(a.label for a in total.type.axes)
+            total = graph.add("reduce", total, type=MODEL, how="sum", over=names)
+    return graph.add("not", graph.add("isfinite", total, type=LOGICAL), type=LOGICAL)
 
-    torch refuses a matrix that is not finite before the step could be taken back. What is told or
-    written whatever the outcome reads the answers as they are.
-    """
-    table = {}
-    for answer in asked:
-        logical = replace(answer.type, logical=True)
-        # of each cell, so that the choice needs what the answer needs
-        fine = graph.add("isfinite", answer, type=logical)
-        wrong = graph.add("or", bad, graph.add("not", fine, type=logical), type=logical)
-        table[answer] = graph.add("where", wrong, graph.const(1.0), answer, type=answer.type)
-    spared = substitute(graph, graph.roots(), table)
-    refused = {n: spared[n] for n in postorder(graph.roots()) if may_fail(n)}
-    told = substitute(graph, graph.roots(), refused)
-    writes = {s: (told if s in graph.always else spared)[n] for s, n in graph.writes.items()}
-    return replace(graph.with_roots(lambda n: told[n]), writes=writes)
+
+def _spared(graph: Graph, answer: Node, bad: Node) -> Node:
+    """Ones for an answer of a step that is vetoed; of each cell, so that the choice needs what the
+    answer needs."""
+    logical = replace(answer.type, logical=True)
+    fine = graph.add("isfinite", answer, type=logical)
+    wrong = graph.add("or", bad, graph.add("not", fine, type=logical), type=logical)
+    return graph.add("where", wrong, graph.const(1.0), answer, type=answer.type)
+
+
+def _told(graph: Graph, roots: list[Node], table: dict[Node, Node]) -> dict[Node, Node]:
+    """The nodes under the roots with answers as they are, and decompositions of spared ones."""
+    failing = [n for n in postorder(roots) if may_fail(n)]
+    spared = substitute(graph, failing, table)
+    return substitute(graph, roots, {n: spared[n] for n in failing})
 
 
 def answers(graph: Graph) -> list[Node]:

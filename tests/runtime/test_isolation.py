@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import optc
 from optc.runtime.closure import Closure
 
 from .closures import ask, copies, everything, ordinary, same
@@ -126,3 +127,19 @@ def test_statistics_by_option():
         assert int(model[1].num_batches_tracked) == count
     with pytest.raises(ValueError, match="Invalid stats"):
         Closure({}, lambda: None, stats="all")
+
+
+def test_a_first_step_that_finds_out_how_to_map_moves_the_generator_on():
+    """Without a model the places of an axis are asked one by one."""
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), torch.randn(5, 4)
+    text = (
+        "rule r(lr = 0.1):\n    z = normal(w, probes(3))\n"
+        "    w <- w - lr * mean(z * loss(w + 0.1 * z), over = probes)\n"
+    )
+    opt = optc.loads(text)(model.parameters())
+    torch.manual_seed(0)
+    model(x)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    opt.step(objective=lambda: model(x).sum())
+    assert torch.equal(torch.get_rng_state(), after)

@@ -149,3 +149,22 @@ def test_what_fails_in_a_loop_is_told_too() -> None:
     text = TEXT.replace("lr = 0.1", "lr = 0.1, n_times = 3").format(body=body)
     said = failing(optimizer_class(compiled(text))(tensors()), 0.0)
     assert said.startswith("r: `inverse` failed for parameter 2\n  rule.opt:9:14: x <- inverse(L)")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_guard_spares_the_matrix_that_gives_a_point(backend: str) -> None:
+    text = (
+        "rule r(lr = 0.1):\n    values, V = eigh(dense_hessian(loss, w))\n"
+        "    a = w - lr * grad(w) / (1 + max(values, over = all))\n    w <- w - lr * grad(a)\n"
+    )
+    p = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    opt = optc.loads(text, guard=True)([p], backend=backend)
+    factor = [1.0]
+    opt.bind(objective=lambda: factor[0] * ((p**4).sum() + p.prod()))
+    opt.step()
+    before, factor[0] = p.detach().clone(), float("nan")
+    opt.step()
+    assert torch.equal(p, before)
+    factor[0] = 1.0
+    opt.step()
+    assert not torch.equal(p, before)
