@@ -36,7 +36,8 @@ class Port:
 @dataclass(frozen=True)
 class Output:
     """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over
-    tensors. A `low` column is rounded to bfloat16, and kept between phases in that type.
+    tensors. A `low` column is rounded to bfloat16, and kept between phases in that type. `axes`
+    are those of a combined one, (label, size), where all sizes are known without a tensor.
     """
 
     value: str
@@ -44,6 +45,7 @@ class Output:
     combine: str = ""
     slot: str = ""
     low: bool = False
+    axes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

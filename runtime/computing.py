@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.program import Compute, Output, Rest
+from .asking import places_of
 from .batching import batches, ready, together
 from .frame import Frame, Held, double, mark_took, number, stored, working_type
 from .random import draw
@@ -270,15 +271,15 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
             frame.replace(output.slot, value)
         frame.values[output.value] = value
         return
-    members = frame.members[phase.space]
+    members, lead = frame.members[phase.space], places_of(frame, output.axes)
     if output.combine == "cat":  # an absent tensor has its places, with zeros
         parts = [
-            _zeros(frame.tensors[i], parts) if p is None else p
+            _zeros(frame.tensors[i], parts, lead) if p is None else p
             for i, p in zip(members, parts, strict=True)
         ]
     if output.how == "model":
         whole = [p for p in parts if p is not None]
-        frame.values[output.value] = _combine(output.combine, whole)
+        frame.values[output.value] = _combine(output.combine, whole, lead)
         return
     frame.values[output.value] = [
         _combine(
@@ -288,6 +289,7 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
                 for p, i in zip(parts, members, strict=True)
                 if p is not None and frame.groups[i] == g
             ],
+            lead,
         )
         for g in range(len(frame.group_rows))
     ]
@@ -299,15 +301,15 @@ def between(frame: Frame, output: Output, value: Any) -> Any:
     return cells.low(value) if low else value
 
 
-def _zeros(tensor: Tensor, parts: list[Any]) -> Tensor:
+def _zeros(tensor: Tensor, parts: list[Any], lead: Sequence[int]) -> Tensor:
     """The flat part of a tensor without a value, beside those of the others."""
-    lead = next((p.shape[:-1] for p in parts if p is not None), ())
+    lead = next((p.shape[:-1] for p in parts if p is not None), lead[:-1])
     return torch.zeros(*lead, tensor.numel(), dtype=torch.float64, device=tensor.device)
 
 
-def _combine(how: str, parts: list[Any]) -> Tensor:
+def _combine(how: str, parts: list[Any], lead: Sequence[int] = ()) -> Tensor:
     if not parts:
-        shape = (0,) if how == "cat" else ()
+        shape = (*lead[:-1], 0) if how == "cat" else lead
         empty = torch.full(shape, cells.EMPTY.get(how, 0.0), dtype=torch.float64)
         return empty.bool() if how in ("any", "all") else empty
     parts = [

@@ -8,11 +8,12 @@ too large, finds all as it was. Other writes wait for the end of the step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..ir import Graph, Node, asks, may_fail
 from ..least import ASKS, company, handed_over, plain, worth_storing
-from ..program import Compute, Output, Plan, Rest
+from ..program import Compute, Plan, Rest
 from .again import mark_again
 from .axis_sizes import counting
 from .host import host_module
@@ -200,8 +201,7 @@ def _mark_in_place(
         if last_reader(phases, slot) <= at and not twice and own:
             phase = phases[at]
             phase.outputs = [
-                Output(o.value, o.how, o.combine, slot) if o.value == value else o
-                for o in phase.outputs
+                replace(o, slot=slot, low=False) if o.value == value else o for o in phase.outputs
             ]
             phase.in_place.add(slot)
             done.add(slot)
@@ -209,7 +209,7 @@ def _mark_in_place(
         # what is always written does not share a pass with what a veto undoes
         apart = phase.in_place & graph.always
         phase.outputs = [
-            Output(o.value, o.how, o.combine) if o.slot in apart else o for o in phase.outputs
+            replace(o, slot="", low=False) if o.slot in apart else o for o in phase.outputs
         ]
         phase.in_place -= apart
         done -= apart

@@ -36,7 +36,12 @@ def guard(graph: Graph) -> Graph:
     if any(map(may_fail, postorder(graph.roots()))):
         spared = substitute(graph, graph.roots(), table)
         late = {s: spared[n] for s, n in graph.writes.items() if s not in graph.always}
-        guarded = replace(guarded, writes={**guarded.writes, **late})
+        written = {graph.writes[s]: n for s, n in late.items()}
+        guarded = replace(
+            guarded,
+            writes={**guarded.writes, **late},
+            evals={t: written.get(n, told[n]) for t, n in graph.evals.items()},
+        )
     return replace(guarded, outcomes=[Ending("veto", bad), *guarded.outcomes])
 
 

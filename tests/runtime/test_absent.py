@@ -49,6 +49,16 @@ RULES = {
     metric some = where(any(g > 100, over = model), 1, 0)
     metric each = where(all(g > 100, over = model), 1, 0)
 """,
+    "sums of nothing with an axis": """rule r(lr = 0.1, m: count = 3):
+    state C: element[window(m)] = 0, K: model[window, window'] = 0
+    g = grad(w)
+    C[(steps - 1) % m] <- g
+    r = dot(C, g, over = model)
+    K[:, (steps - 1) % m] <- r
+    z = solve(2 * eye(window) + K @ transpose(K), r)
+    w <- w - lr * g - 0.01 * w * sum(z, over = window)
+    metric z = sum(z^2, over = window)
+""",
     "a block without tensors": """rule r(lr = 0.1):
     state k: model = 0
     for params where ndim == 3:

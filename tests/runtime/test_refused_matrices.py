@@ -151,6 +151,22 @@ def test_what_fails_in_a_loop_is_told_too() -> None:
     assert said.startswith("r: `inverse` failed for parameter 2\n  rule.opt:9:14: x <- inverse(L)")
 
 
+def test_a_guard_leaves_the_point_of_evaluation_in_its_slot() -> None:
+    text = (
+        "rule r(lr = 0.1):\n    g = grad(w)\n    m = matrix(g)\n"
+        "    d = back(solve(m @ transpose(m) + eye(rows), m))\n"
+        "    state average = w\n    w <- w - lr * (d + g)\n"
+        "    average <- 0.5 * average + 0.5 * w\n    eval average\n"
+    )
+    p = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    opt = optc.loads(text, guard=True)([p])
+    p.grad = torch.full_like(p, 0.5)
+    opt.step()
+    held, average = p.detach().clone(), opt.state[p]["average"].clone()
+    opt.eval()
+    assert torch.equal(p, average) and not torch.equal(p, held)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_guard_spares_the_matrix_that_gives_a_point(backend: str) -> None:
     text = (
