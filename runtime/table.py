@@ -97,7 +97,9 @@ class Table:
                 raise ValueError(f"column {column} has {len(tensors)} tensors, not {self.rows}")
             self._lists[column] = self._list(column, tensors)
         self._given = sorted({*self._given, *fresh})
-        changed, moved = self._fill(list(fresh), source)
+        alone = not fresh and self._gone  # nothing fresh says which rows are absent
+        which = [c for c in self._given if c != self.parameter] if alone else list(fresh)
+        changed, moved = self._fill(which, source)
         if moved:
             self._fill_all()
         if changed or moved:

@@ -74,6 +74,12 @@ RULES = {
     m <- 0.9 * m + grad(w)
     w <- w - lr * m - 0.01 * first
 """,
+    "a sum of slots that begin with a gradient": """rule r(lr = 0.1):
+    state m = grad(w), n: model = 0
+    n <- dot(m, w, over = model)
+    w <- w - lr * grad(w) / (1 + n^2)
+    metric n = n
+""",
     "the same in blocks, and a veto": """rule r(lr = 0.1):
     state m = grad(w)
     g = grad(w)
