@@ -93,7 +93,7 @@ class Lowering(Placement):
         if self.cls[n] == "r":
             how = "cat" if n.op == "flat" else n.get("how", "sum")
             places = self._places(n)
-            known = all(size is not None for _, size in places)
+            known = not any(size is None or isinstance(size, str) for _, size in places)
             return Output(f"v{n.number}", n.type.reach, how, axes=tuple(places) if known else ())
         reach = n.type.reach
         return Output(f"v{n.number}", "cell" if reach in FINE else reach, low=self.low(n))
