@@ -269,9 +269,15 @@ class Optimizer(torch.optim.Optimizer):
                 self._looked = True
             if self._bound is not None:
                 self._bound = self._objective(self._layout, self._binding)
-            self._slots = self._kernels = None
-            self.captures, self.replays = Captures(), Replays()
+            self._restart()
+        elif self._slots is not None and not self._slots.found_in(self.state):
+            self._restart()
         return self._layout
+
+    def _restart(self) -> None:
+        """Take the slots from the state at the next step, which is no replay."""
+        self._slots = self._kernels = None
+        self.captures, self.replays = Captures(), Replays()
 
     def _run(self, layout: Layout, loop: Loop, batch: Any) -> None:
         if self._slots is None:

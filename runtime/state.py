@@ -41,9 +41,15 @@ class Slots:
             self.columns[name] = [to_local(layout.params[i]) for i in layout.members[name]]
         self._clocks()
         self.begun: list[tuple[str, Tensor]] = []
+        self._entries = len(state)
         self.pending = [
             s for s, spec in program.slots.items() if spec.kind == "state" and not self._find(s)
         ]
+
+    def found_in(self, state: Any) -> bool:
+        """Whether the optimizer's state is still the one that was taken: nobody cleared it, or put
+        another in its place, or took a parameter's out."""
+        return state is self.state and len(state) == self._entries
 
     def _clocks(self) -> None:
         """One vector of steps; `state[p]["step"]` is a view of its place."""
@@ -116,6 +122,7 @@ class Slots:
         for slot in dict.fromkeys([*numbers, *self.pending]):  # the others may read these
             self._begin(slot, frame, start, host)
         self.pending = self._absent(self.pending)
+        self._entries = len(self.state)
         self._renew()
         frame.slots = self.columns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -113,3 +114,35 @@ def test_before_the_first_step_there_is_no_state() -> None:
     theirs = torch.optim.AdamW(twins(params))
     theirs.load_state_dict(optc.torch_state(opt, theirs))
     assert theirs.param_groups[0]["lr"] == 0.5 and not theirs.state
+
+
+def cleared(opt: torch.optim.Optimizer, p: torch.Tensor) -> None:
+    opt.state.clear()
+
+
+def replaced(opt: torch.optim.Optimizer, p: torch.Tensor) -> None:
+    opt.state = defaultdict(dict)
+
+
+def taken_out(opt: torch.optim.Optimizer, p: torch.Tensor) -> None:
+    del opt.state[p]
+
+
+def looked_at(opt: torch.optim.Optimizer, p: torch.Tensor) -> None:
+    assert not opt.state[torch.ones(1)]
+
+
+@pytest.mark.parametrize("change", [cleared, replaced, taken_out, looked_at])
+def test_state_that_the_loop_changes_begins_anew_as_in_torch(change: Any) -> None:
+    both = []
+    for cls in (optimizer_class(compiled(ADAMW)), torch.optim.AdamW):
+        params = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+        opt = cls(params, lr=0.1, weight_decay=0.01)
+        for step in range(6):
+            if step == 3:
+                change(opt, params[0])
+            for p in params:
+                p.grad = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) * (1 + step)
+            opt.step()
+        both.append([*params, opt.state[params[0]]["step"].double()])
+    torch.testing.assert_close(both[0], both[1], rtol=1e-12, atol=1e-12)
