@@ -179,11 +179,18 @@ def _fold(x: Tensor, how: str, dims: tuple[int, ...], keep: bool) -> Tensor:
 _ALONG: dict[str, Callable[..., Tensor]] = {"any": torch.any, "all": torch.all, "prod": torch.prod}
 
 
-def combine(how: str, parts: Sequence[Any]) -> Tensor:
-    """Finish a reduction over several tensors, in their order."""
+def combine(how: str, parts: Sequence[Any], place: str = "") -> Tensor:
+    """Finish a reduction over several tensors, in their order; `place` is where the rule has it."""
     if how == "cat":
         return torch.cat(list(parts), dim=-1)
-    whole = torch.stack([torch.as_tensor(p) for p in parts])
+    parts = [torch.as_tensor(p) for p in parts]
+    if place and (shapes := dict.fromkeys(tuple(p.shape) for p in parts)) and len(shapes) > 1:
+        some = " and ".join(map(str, list(shapes)[:2]))
+        raise RuntimeError(
+            f"{place}\n  what a tensor has here is of its own shape, {some}, and cannot be taken "
+            "together with that of another: reduce these axes first, or choose tensors of one shape"
+        )
+    whole = torch.stack(list(parts))
     return _fold(whole, how, (0,), False)
 
 

@@ -37,7 +37,8 @@ class Port:
 class Output:
     """An output of a phase: a column (cell), a number a tensor, or a part to `combine` over
     tensors. A `low` column is rounded to bfloat16, and kept between phases in that type. `axes`
-    are those of a combined one, (label, size), where all sizes are known without a tensor.
+    are those of a combined one, (label, size), where all sizes are known without a tensor; where
+    the tensors say them, `place` is where the rule combines what may be of different shapes.
     """
 
     value: str
@@ -46,6 +47,7 @@ class Output:
     slot: str = ""
     low: bool = False
     axes: tuple[tuple[str, Any], ...] = ()
+    place: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,12 @@ class Span:
         """The stretch from the start of this span to the end of the other."""
         return Span(self.source, self.row, self.column, other.end_row, other.end_column)
 
+    def quoted(self) -> str:
+        """Where the rule's own line stands, and what it says; without the folders of a machine."""
+        at = self.caller or self
+        file = at.source.path.replace("\\", "/").rpartition("/")[2]
+        return f"{file}:{at.row}:{at.column}: {at.source.line(at.row).strip()}"
+
 
 NOWHERE = Span(Source("<built in>", ""), 1, 1, 1, 1)
 

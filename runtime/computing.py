@@ -142,16 +142,16 @@ def _count(frame: Frame, members: list[int], k: int, output: Output, value: Any)
     elif output.how == "group":
         whole = list(whole)
         group = frame.groups[members[k]]
-        whole[group] = _joined(output.combine, whole[group], value)
+        whole[group] = _joined(output, whole[group], value)
         frame.values[output.value] = whole
     else:
-        frame.values[output.value] = _joined(output.combine, whole, value)
+        frame.values[output.value] = _joined(output, whole, value)
 
 
-def _joined(how: str, whole: Tensor, value: Any) -> Tensor:
+def _joined(output: Output, whole: Tensor, value: Any) -> Tensor:
     """A reduction with one value more; it is without axes where all were absent."""
     more = torch.as_tensor(value)
-    return _combine(how, [whole.expand(more.shape), more])
+    return _combine(output, [whole if whole.dim() else whole.expand(more.shape), more])
 
 
 def columns_of(phase: Compute, frame: Frame) -> list[Any]:
@@ -279,11 +279,11 @@ def store(frame: Frame, phase: Compute, output: Any, parts: list[Any]) -> None:
         ]
     if output.how == "model":
         whole = [p for p in parts if p is not None]
-        frame.values[output.value] = _combine(output.combine, whole, lead)
+        frame.values[output.value] = _combine(output, whole, lead)
         return
     frame.values[output.value] = [
         _combine(
-            output.combine,
+            output,
             [
                 p
                 for p, i in zip(parts, members, strict=True)
@@ -307,7 +307,8 @@ def _zeros(tensor: Tensor, parts: list[Any], lead: Sequence[int]) -> Tensor:
     return torch.zeros(*lead, tensor.numel(), dtype=torch.float64, device=tensor.device)
 
 
-def _combine(how: str, parts: list[Any], lead: Sequence[int] = ()) -> Tensor:
+def _combine(output: Output, parts: list[Any], lead: Sequence[int] = ()) -> Tensor:
+    how = output.combine
     if not parts:
         shape = (*lead[:-1], 0) if how == "cat" else lead
         empty = torch.full(shape, cells.EMPTY.get(how, 0.0), dtype=torch.float64)
@@ -319,7 +320,7 @@ def _combine(how: str, parts: list[Any], lead: Sequence[int] = ()) -> Tensor:
         return torch.cat([p.double() for p in parts], dim=-1)
     if parts[0].is_floating_point():
         parts = [p.double() for p in parts]
-    return cells.combine(how, parts)
+    return cells.combine(how, parts, output.place)
 
 
 def _model(phase: Compute, frame: Frame) -> None:

@@ -23,6 +23,11 @@ def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span, at: At = 
         )
     if len(over) == 1 and over[0].name in REACHES:
         reach = over[0].name
+        if reach == "tensor" == value.type.reach and value.type.axes:
+            axes = [str(replace(a, size=None)) for a in value.type.axes]
+            inner = f"({', '.join(axes)})" if axes[1:] else axes[0]
+            wrong = f"a value of type {value.type} is one for each tensor already"
+            ctx.error("E308", wrong, stands, f"name its axes: `over = {inner}`")
         if reach == value.type.reach:
             return value
         if not coarser_or_equal(reach, value.type.reach):
@@ -34,6 +39,10 @@ def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span, at: At = 
         type = replace(value.type.at(reach), logical=how in ("any", "all"))
         return ctx.graph.add("reduce", value, type=type, span=span, how=how, over=reach)
     for axis in over:
+        if axis.name in REACHES:
+            wrong = f"`{axis.name}` is a reach, and cannot stand among axes"
+            help = f"alone: `over = {axis.name}`; in turn: `sum(sum(x, over = a), over = model)`"
+            ctx.error("E308", wrong, stands, help)
         if value.type.axis(axis.name, axis.primes) is None:
             known = [str(a) for a in value.type.axes]
             ctx.unknown("axis", axis.name, [*known, *REACHES], stands, "E308")

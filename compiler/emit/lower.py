@@ -11,6 +11,7 @@ from .. import cells, matrices
 from ..ir import Graph, Node, Region, captured
 from ..program import Call, Compute, Evaluate, Loop, Output, Read, Rest, Route
 from ..types import FINE, HOST, Axis
+from .axis_sizes import OWN
 from .build import Builder
 from .placement import PhaseKey, Placement, source_of
 from .presence import NOTHING, Needs, of_loop, parts
@@ -94,7 +95,14 @@ class Lowering(Placement):
             how = "cat" if n.op == "flat" else n.get("how", "sum")
             places = self._places(n)
             known = not any(size is None or isinstance(size, str) for _, size in places)
-            return Output(f"v{n.number}", n.type.reach, how, axes=tuple(places) if known else ())
+            own = any(a.side or a.name in OWN for a in n.type.axes) and n.op != "flat"
+            return Output(
+                f"v{n.number}",
+                n.type.reach,
+                how,
+                axes=tuple(places) if known else (),
+                place=n.span.quoted() if own else "",
+            )
         reach = n.type.reach
         return Output(f"v{n.number}", "cell" if reach in FINE else reach, low=self.low(n))
 

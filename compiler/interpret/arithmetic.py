@@ -128,4 +128,4 @@ def _combine(values: Values, node: Node, parts: list[Any]) -> torch.Tensor:
         empty = cells.EMPTY.get(node.get("how", "sum"), 0.0)
         full = torch.full(shape, empty, dtype=torch.float64)
         return full.bool() if node.type.logical else full
-    return cells.combine(node.get("how", "sum"), present)
+    return cells.combine(node.get("how", "sum"), present, node.span.quoted())

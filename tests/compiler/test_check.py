@@ -71,6 +71,34 @@ WRONG = {
     "module": ("    w <- torch.sign(w)\n", "E201", 2, 10, "stand without a module"),
     "no over": ("    n = norm(grad(w))\n    step n\n", "E207", 2, 9, "over = model"),
     "wrong over": ("    n = sum(grad(w), over = losses)\n    step n\n", "E308", 2, 22, ""),
+    "over the tensor that it is of": (
+        "    n = norm(matrix(grad(w)), over = tensor)\n    step lr\n",
+        "E308",
+        2,
+        31,
+        "is one for each tensor already; name its axes: `over = (rows, cols)`",
+    ),
+    "over the tensor, by axes of another name": (
+        "    state P: tensor[rows, rows'] = 0\n    step max(P, over = tensor)\n",
+        "E308",
+        3,
+        17,
+        "`over = (rows, rows')`",
+    ),
+    "the inner product of matrices over their tensor": (
+        "    m = matrix(grad(w))\n    step dot(m, m, over = tensor)\n",
+        "E308",
+        3,
+        20,
+        "`over = (rows, cols)`",
+    ),
+    "a reach among axes": (
+        "    n = sum(w, over = (model, row))\n    step n\n",
+        "E308",
+        2,
+        16,
+        "`model` is a reach, and cannot stand among axes",
+    ),
     "finer than the slot": (
         "    state s: model = 0\n    s <- grad(w)\n    step lr\n",
         "E304",
@@ -181,7 +209,7 @@ def test_each_mistake_has_its_place_and_help(name: str) -> None:
     first = caught.value.diagnostics[0]
     at = (first.code, first.span.row, first.span.column)
     assert at == (code, row, column), str(first)
-    assert words in first.message + first.help, str(first)
+    assert words in f"{first.message}; {first.help}", str(first)
 
 
 def test_an_option_is_not_called_as_what_every_group_has() -> None:

@@ -10,7 +10,7 @@ import torch
 import optc
 from optc.runtime.optimizer import optimizer_class
 
-from .compare import compiled, made, objective, start
+from .compare import compiled, interpreted, made, objective, start
 from .rules import ADAMW, SAM
 
 
@@ -226,3 +226,45 @@ def test_curvature_by_frozen_tensors_alone_does_nothing() -> None:
     p = torch.nn.Parameter(torch.ones(3), requires_grad=False)
     optc.loads(text)([p]).bind(objective=lambda: (p**2).sum()).step()
     assert p.tolist() == [1, 1, 1]
+
+
+TOGETHER = """rule r(lr = 0.1):
+    state n: model = 0
+    m = {}
+    n <- n + 1
+    w <- w - lr * sum(m, over = {})
+"""
+SIDES = {
+    "sum(matrix(w), over = model)": ("(rows, cols)", r"\(4, 3\) and \(3, 5\)"),
+    "norm(wide(w), over = model)": ("(short, long)", r"\(3, 4\) and \(3, 5\)"),
+    "max(mean(matrix(w), over = rows), over = model)": ("cols", r"\(3,\) and \(5,\)"),
+    "dot(matrix(w), prime(matrix(w)), over = group)": (
+        "(rows, cols, rows', cols')",
+        r"\(4, 3, 4, 3\) and \(3, 5, 3, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SIDES)
+def test_sides_of_tensors_of_different_shapes_are_not_taken_together(form: str) -> None:
+    axes, shapes = SIDES[form]
+    text = TOGETHER.format(form, axes)
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((4, 3), (3, 5))]
+    opt = optc.loads(text)(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=rf"(?s)^<string>:3:9: m = .*of its own shape, {shapes}"):
+        opt.step()
+    assert all(p.eq(1).all() for p in params) and opt.param_groups[0]["calls"] == 0
+    with pytest.raises(RuntimeError, match=r"(?s)^rule.opt:3:9: m = .*of its own shape"):
+        interpreted(text, 1)
+
+
+def test_sides_of_tensors_of_one_shape_are_summed_place_by_place() -> None:
+    params = [torch.nn.Parameter(torch.full((2, 2), float(k))) for k in (1, 2)]
+    text = "m = sum(matrix(w), over = model)\n    w <- w - lr * back(m + 0 * matrix(w))\n"
+    opt = optc.loads(f"rule r(lr = 1):\n    {text}")(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert [p.tolist() for p in params] == [[[-2, -2]] * 2, [[-1, -1]] * 2]
