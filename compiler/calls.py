@@ -343,6 +343,9 @@ def field_of(
     def apply(given: Arguments, at: Span) -> Any:
         if len(given.positional) != 1:
             ctx.error("E205", f"`{made.declaration.name}` as a function takes one point", at)
+        for key in given.named:
+            wrong = f"`{made.declaration.name}` as a function takes a point alone, not `{key}`"
+            ctx.error("E203", wrong, given.spans.get(key, at))
         point = as_node(ctx, given.positional[0], at)
         if point not in made.seen:
             if made.wrote:

@@ -9,9 +9,9 @@ from .bounds import BOUNDS, complaint
 from .expressions import evaluate, node
 from .ir import Domain, Graph, OptionInfo, Slot, body_nodes, postorder
 from .meanings import Arguments, Function, SlotRef
-from .oracles import PARTS, objective
+from .oracles import PARTS, in_order, objective
 from .primitive import Declaration, NoLibrary, Registry, from_syntax
-from .scope import Context, Scope, Stop, as_node, constant
+from .scope import Context, Scope, Stop, constant
 from .source import CompileError, Diagnostic, Span, nearest
 from .statements import block
 from .types import SIDES, SINGULAR, Axis, Type
@@ -243,9 +243,10 @@ def externs(ctx: Context, scope: Scope, file: s.File) -> None:
         type = Type(item.type.reach, axes, ctx.targets[0] if item.type.reach != "model" else "")
         ctx.graph.externs[item.name] = type
 
-        def apply(given: Arguments, span: Any, name: str = item.name, type: Type = type) -> Any:
-            values = [as_node(ctx, v, span) for v in (*given.positional, *given.named.values())]
-            return ctx.graph.add("extern", *values, type=type, span=span, name=name)
+        def apply(given: Arguments, span: Any, item: s.Extern = item, type: Type = type) -> Any:
+            inputs, options = ([x.name for x in part] for part in (item.inputs, item.options))
+            values = in_order(ctx, item.name, inputs, options, given, span)
+            return ctx.graph.add("extern", *values, type=type, span=span, name=item.name)
 
         ctx.externs[item.name] = Function(f"`{item.name}`", apply)
 

@@ -276,8 +276,12 @@ def _binary(ctx: Context, scope: Scope, expr: s.Binary) -> Node:
 
 def _lambda(ctx: Context, scope: Scope, expr: s.Lambda) -> Function:
     def apply(given: Arguments, span: Any) -> Any:
-        if len(given.positional) != len(expr.parameters) or given.named:
-            ctx.error("E205", f"this function takes {len(expr.parameters)} arguments", span)
+        for key in given.named:
+            wrong = f"this function takes what it is given by place, not `{key}` by name"
+            ctx.error("E203", wrong, given.spans.get(key, span))
+        if len(given.positional) != len(expr.parameters):
+            form = f"{', '.join(expr.parameters)} -> .."
+            ctx.error("E205", f"this function takes other arguments: it is `{form}`", span)
         inner = scope.child()
         inner.names.update(zip(expr.parameters, given.positional, strict=True))
         with ctx.deeper(span):

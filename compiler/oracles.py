@@ -7,6 +7,7 @@ the rule is expanded symbolically down to such nodes (`differentiate`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from .differentiate import forward, reverse
 from .ir import Node, substitute
 from .meanings import Arguments, Function
 from .scope import Context, Scope, as_node
-from .source import Span
+from .source import Span, nearest
 from .types import DATA, EVALUATION, Axis, Type, union
 
 PARTS = {
@@ -47,8 +48,20 @@ def value_at(ctx: Context, name: str, at: Node, span: Span) -> Node:
 def evaluation(ctx: Context, name: str, given: Arguments, span: Span) -> Node:
     """An objective at a point; targets that are not named stand at their current version."""
     points = {key: ctx.flow[key] for key in ctx.targets}
-    for value in given.positional:
-        place(ctx, points, as_node(ctx, value, span, "a point"), "", span)
+    placed: set[str] = set()
+
+    def put(value: Any, key: str, at: Span) -> None:
+        root, whole = place(ctx, as_node(ctx, value, span, "a point"), key, span)
+        if root in placed:
+            wrong = (
+                f"`{name}` takes one point for each target, and this is a second one for `{root}`"
+            )
+            ctx.error("E205", wrong, at)
+        placed.add(root)
+        points[root] = whole
+
+    for k, value in enumerate(given.positional):
+        put(value, "", given.spans.get(k, span))
     data = ctx.batch
     seed: tuple[Node, ...] = ()
     for key, value in given.named.items():
@@ -57,7 +70,7 @@ def evaluation(ctx: Context, name: str, given: Arguments, span: Span) -> Node:
         elif key == "seed":
             seed = (as_node(ctx, value, span),)
         elif key in ctx.flow:
-            place(ctx, points, as_node(ctx, value, span, "a point"), key, span)
+            put(value, key, given.spans.get(key, span))
         elif key != "stats":
             ctx.unknown("target", key, ctx.targets, given.spans.get(key, span))
     if data is None:
@@ -77,8 +90,8 @@ def evaluation(ctx: Context, name: str, given: Arguments, span: Span) -> Node:
     )
 
 
-def place(ctx: Context, points: dict[str, Node], value: Node, key: str, span: Span) -> None:
-    """Put a point where it belongs: the target that its cells are of."""
+def place(ctx: Context, value: Node, key: str, span: Span) -> tuple[str, Node]:
+    """Where a point belongs, the target that its cells are of; and the point of all of it."""
     key = key or ctx.domain_key.get(value.type.domain, ctx.targets[0])
     type = ctx.flow[key].type
     if value.type == Type("model") and value.known == 2:
@@ -89,8 +102,7 @@ def place(ctx: Context, points: dict[str, Node], value: Node, key: str, span: Sp
         value = ctx.expand(value, replace(type, axes=value.type.axes), span)
     elif value.type.reach != "element":
         value = ctx.expand(value, replace(type, axes=value.type.axes), span)
-    root, whole = ctx.whole(key, value, span)
-    points[root] = whole
+    return ctx.whole(key, value, span)
 
 
 def gradient_of(
@@ -104,9 +116,12 @@ def gradient_of(
         declared(ctx, function.objective)
         at = evaluation(ctx, function.objective, replace_points(given, points), span)
         return read_gradient(ctx, function.objective, at, key, span)
-    point = as_node(ctx, points[0], span) if points else ctx.flow[key]
+    point, named = _point(ctx, function, "grad", points, given, key, span)
     return at_point(
-        ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), None, x, span)
+        ctx,
+        point,
+        span,
+        lambda x: reverse(ctx, _apply(ctx, function, x, named, span), None, x, span),
     )
 
 
@@ -115,11 +130,36 @@ def declared(ctx: Context, name: str) -> None:
 
 
 def replace_points(given: Arguments, points: list[Any]) -> Arguments:
-    return Arguments(points, given.named, given.spans)
+    before = len(given.positional) - len(points)
+    spans = {k - before if isinstance(k, int) else k: at for k, at in given.spans.items()}
+    return Arguments(points, given.named, spans)
 
 
-def _apply(ctx: Context, function: Function, x: Node, span: Span) -> Node:
-    return as_node(ctx, function.apply(Arguments([x], {}), span), span)
+_OF_THE_LOOP = ("on", "seed", "stats")
+"""What only the functions of the training loop take: one that a rule writes has it in its text."""
+
+
+def _point(
+    ctx: Context,
+    function: Function,
+    what: str,
+    points: list[Any],
+    given: Arguments,
+    key: str,
+    span: Span,
+) -> tuple[Node, dict[str, Any]]:
+    """The point that a derivative is taken at, and what else its function is given by name."""
+    named = {n: x for n, x in given.named.items() if function.objective or n not in _OF_THE_LOOP}
+    if not points:
+        points = [named.pop(key, ctx.flow[key])]
+    if len(points) > 1:
+        at = given.spans.get(len(given.positional) - len(points) + 1, span)
+        ctx.error("E205", f"`{what}` takes a function and a point, and this is one more", at)
+    return as_node(ctx, points[0], span), named
+
+
+def _apply(ctx: Context, function: Function, x: Node, named: dict[str, Any], span: Span) -> Node:
+    return as_node(ctx, function.apply(Arguments([x], named), span), span)
 
 
 def at_point(ctx: Context, point: Node, span: Span, build: Any) -> Node:
@@ -143,25 +183,20 @@ def read_gradient(ctx: Context, name: str, at: Node, key: str, span: Span) -> No
 
 def _split(
     ctx: Context, scope: Scope, given: Arguments, span: Span, what: str
-) -> tuple[Function, Node, Node]:
+) -> tuple[Function, Node, Node, dict[str, Any]]:
     """The arguments of hvp, jvp and vjp: a function, a point (or where the target stands), a
-    vector.
+    vector; and what else the function is given by name.
     """
-    values = list(given.positional)
-    function = values.pop(0) if values and isinstance(values[0], Function) else None
-    if function is None:
-        from .calls import current
-
-        function = current(ctx, scope, "loss", span)
-    key = given.wrt or scope.target
-    if len(values) == 1:
-        values.insert(0, ctx.flow[key])
-    if len(values) != 2:
-        ctx.error("E205", f"`{what}` takes a function, a point and a vector", span)
-    point, vector = as_node(ctx, values[0], span), as_node(ctx, values[1], span)
+    function, *values = given.positional or [None]
+    if not isinstance(function, Function) or not 1 <= len(values) <= 2:
+        wrong = f"`{what}` takes a function, a point and a vector"
+        help = f"`{what}(loss, w, v)`; where the target stands, `{what}(loss, v)`"
+        ctx.error("E205", wrong, span, help)
+    point, named = _point(ctx, function, what, values[:-1], given, given.wrt or scope.target, span)
+    vector = as_node(ctx, values[-1], span)
     if what != "vjp":  # a vector at the point: in a block the part of it that is there
         point, vector = ctx.narrowed((point, vector))
-    return function, point, vector
+    return function, point, vector, named
 
 
 def _spread(ctx: Context, key: str, vector: Node, span: Span) -> tuple[str, Node]:
@@ -179,18 +214,18 @@ def _spread(ctx: Context, key: str, vector: Node, span: Span) -> tuple[str, Node
 
 def hvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
     """`hvp(loss, w, v)`: the Hessian at w times v."""
-    function, point, vector = _split(ctx, scope, given, span, "hvp")
+    function, point, vector, named = _split(ctx, scope, given, span, "hvp")
     key = given.wrt or scope.target
     if function.objective:
         declared(ctx, function.objective)
-        at = evaluation(ctx, function.objective, replace_points(given, [point]), span)
+        at = evaluation(ctx, function.objective, Arguments([point], named, given.spans), span)
         root, whole = _spread(ctx, key, vector, span)
         type = replace(whole.type, axes=union(at.type.axes, whole.type.axes))
         result = ctx.graph.add("hvp", at, whole, type=type, span=span, wrt=root, of=root)
         return ctx.restrict(result, ctx.flow[key].type.domain)
 
     def build(x: Node) -> Node:
-        g = reverse(ctx, _apply(ctx, function, x, span), None, x, span)
+        g = reverse(ctx, _apply(ctx, function, x, named, span), None, x, span)
         return reverse(ctx, g, vector, x, span)
 
     return at_point(ctx, point, span, build)
@@ -198,18 +233,24 @@ def hvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
 
 def jvp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
     """`jvp(f, w, v)`: the derivative of f at w along v."""
-    function, point, vector = _split(ctx, scope, given, span, "jvp")
+    function, point, vector, named = _split(ctx, scope, given, span, "jvp")
     vector = ctx.expand(vector, replace(point.type, axes=vector.type.axes), span)
     return at_point(
-        ctx, point, span, lambda x: forward(ctx, _apply(ctx, function, x, span), x, vector, span)
+        ctx,
+        point,
+        span,
+        lambda x: forward(ctx, _apply(ctx, function, x, named, span), x, vector, span),
     )
 
 
 def vjp(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
     """`vjp(f, w, u)`: the transposed derivative of f at w times u."""
-    function, point, vector = _split(ctx, scope, given, span, "vjp")
+    function, point, vector, named = _split(ctx, scope, given, span, "vjp")
     return at_point(
-        ctx, point, span, lambda x: reverse(ctx, _apply(ctx, function, x, span), vector, x, span)
+        ctx,
+        point,
+        span,
+        lambda x: reverse(ctx, _apply(ctx, function, x, named, span), vector, x, span),
     )
 
 
@@ -221,10 +262,11 @@ def jacobian(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
         ctx.error("E306", "`jacobian` takes a function, and a point", span)
     if function.objective:
         return gradient_of(ctx, scope, function, values, given, span)
-    point = as_node(ctx, values[0], span) if values else ctx.flow[given.wrt or scope.target]
+    key = given.wrt or scope.target
+    point, named = _point(ctx, function, "jacobian", values, given, key, span)
 
     def build(x: Node) -> Node:
-        result = _apply(ctx, function, x, span)
+        result = _apply(ctx, function, x, named, span)
         seed = ctx.graph.const(1.0, span)
         for axis in result.type.axes:  # 1 at one place of the result, mapped over all of them
             one = Type("model", (axis, axis.prime()))
@@ -237,16 +279,41 @@ def jacobian(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
 OBJECTIVE_METHODS = {"hvp": hvp, "jvp": jvp, "vjp": vjp, "jacobian": jacobian}
 
 
+def in_order(
+    ctx: Context,
+    name: str,
+    inputs: Sequence[str],
+    more: Sequence[str],
+    given: Arguments,
+    span: Span,
+) -> list[Node]:
+    """The arguments of a function that the host supplies, in the order of its inputs; of `more`
+    the last ones may be left to it.
+    """
+    parameters = (*inputs, *more)
+    values = [as_node(ctx, v, span) for v in given.positional]
+    lacking = parameters[len(values) :]
+    for key in given.named:
+        if key not in lacking:
+            wrong = f"`{name}` has no input `{key}`, or it is given twice"
+            ctx.error("E203", wrong, given.spans.get(key, span), nearest(key, parameters))
+    if len(values) > len(parameters):
+        wrong = f"`{name}({', '.join(parameters)})` has no place for this"
+        ctx.error("E205", wrong, given.spans.get(len(parameters), span))
+    for key in lacking:
+        if key in given.named:
+            values.append(as_node(ctx, given.named[key], span))
+        elif key in inputs or len(values) < len(given.positional) + len(given.named):
+            ctx.error("E207", f"`{name}` needs its input `{key}`", span)
+    return values
+
+
 def named_oracle(ctx: Context, slot: s.Slot, type: Type) -> Function:
     """`oracle score(x, condition): element`: a function that the loop supplies under this name."""
     ctx.graph.oracles[slot.name] = type
 
     def apply(given: Arguments, span: Span) -> Node:
-        values = [as_node(ctx, v, span) for v in given.positional]
-        for name in slot.parameters[len(values) :]:
-            if name not in given.named:
-                ctx.error("E207", f"`{slot.name}` needs its input `{name}`", span)
-            values.append(as_node(ctx, given.named[name], span))
+        values = in_order(ctx, slot.name, slot.parameters, (), given, span)
         axes = type.axes
         for value in values:
             axes = union(axes, value.type.axes)

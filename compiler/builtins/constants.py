@@ -25,15 +25,15 @@ CONSTANTS: dict[str, float | bool] = {
 
 def _filled(name: str, number: float) -> None:
     @builtin(name, "like axis?")
-    def build(ctx: Context, scope: Scope, span: Span, like: Any, axis: Any = None) -> Node:
+    def build(ctx: Context, scope: Scope, span: Span, like: Any, at: At, axis: Any = None) -> Node:
         """A constant for each cell of `like` (and each place of `axis`), or for each place of an
         axis alone.
         """
-        if isinstance(like, AxisName):
+        if isinstance(like, AxisName) and axis is None:
             like, axis = ctx.graph.const(number, span), like
         type = replace(as_node(ctx, like, span).type, logical=False)
-        if isinstance(axis, AxisName):
-            type = replace(type, axes=(*type.axes, axis.axis))
+        if axis is not None:
+            type = replace(type, axes=(*type.axes, axis_of(ctx, axis, at.get("axis", span))))
         return ctx.expand(ctx.graph.const(number, span), type, span)
 
 

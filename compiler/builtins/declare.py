@@ -28,26 +28,29 @@ def builtin(name: str, parameters: str = "", rest: bool = False) -> Callable[...
     needed = [p for p in parameters.split() if not p.endswith("?")]
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        placed = "at" in inspect.signature(function).parameters
+        takes = inspect.signature(function).parameters
+        placed = "at" in takes
+        by_name = names if not rest else [n for n in takes if takes[n].default is None]
 
         def build(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Any:
             at: dict[str, Any] = {"at": _at(given, names)} if placed else {}
-            if rest:
-                return function(ctx, scope, span, *given.positional, **given.named, **at)
-            bound = dict(zip(names, given.positional, strict=False))
-            if len(given.positional) > len(names):
-                ctx.error(
-                    "E205", f"`{name}` takes {len(names)} arguments: {', '.join(names)}", span
-                )
-            for key, value in given.named.items():
-                if key not in names:
+            for key in given.named:
+                if key not in by_name:
                     ctx.error(
                         "E203",
                         f"`{name}` has no argument `{key}`",
                         given.spans.get(key, span),
-                        OVER if key in ("dim", "axis") and "over" in names else nearest(key, names),
+                        OVER
+                        if key in ("dim", "axis") and "over" in by_name
+                        else nearest(key, by_name),
                     )
-                bound[key] = value
+            if rest:
+                return function(ctx, scope, span, *given.positional, **given.named, **at)
+            more = next((k for k, n in enumerate(names) if n in given.named), len(names))
+            if len(given.positional) > more:
+                wrong = f"`{name}({', '.join(names)})` has no place for this"
+                ctx.error("E205", wrong, given.spans.get(more, span))
+            bound = {**dict(zip(names, given.positional, strict=False)), **given.named}
             missing = [n for n in needed if n not in bound]
             if missing:
                 help = "name what it goes over: `over = model`" if missing == ["over"] else ""

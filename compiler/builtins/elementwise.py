@@ -33,17 +33,14 @@ def _fold(name: str) -> None:
 
     @builtin(name, rest=True)
     def build(
-        ctx: Context, scope: Scope, span: Span, *values: Any, at: At, over: Any = None, **bad: Any
+        ctx: Context, scope: Scope, span: Span, *values: Any, at: At, over: Any = None
     ) -> Node:
-        if bad:
-            ctx.error(
-                "E203", f"`{name}` has no argument `{next(iter(bad))}`", span, "it takes `over`"
-            )
+        if len(values) < 2 if over is None else len(values) != 1:
+            wrong = f"`{name}` takes two values or more, or one and `over`"
+            ctx.error("E205", wrong, span, f"{name}(a, b); {name}(x, over = row)")
         nodes = [as_node(ctx, v, span) for v in values]
         if over is not None:
             return reduce(ctx, name, nodes[0], over, span, at)
-        if len(nodes) < 2:
-            ctx.error("E205", f"`{name}` takes two values, or one and `over`", span)
         result = nodes[0]
         for other in nodes[1:]:
             result = ctx.map(name, result, other, span=span)

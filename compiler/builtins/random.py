@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..ir import Node
-from ..scope import Context, Scope, as_node
+from ..scope import Context, Scope, as_node, constant
 from ..source import Span
 from ..types import MODEL, Type
 from .constants import axis_of
@@ -49,6 +49,9 @@ def coin(ctx: Context, scope: Scope, span: Span, p: Any) -> Node:
     Drawn on the host, so that what it guards is not paid for when false; in a loop, on the device,
     anew for each turn.
     """
+    chance = as_node(ctx, p, span)
+    if (n := constant(chance)) is not None and not 0 <= n <= 1:
+        ctx.error("E309", f"a coin falls with a probability from 0 to 1, not {n}", span)
     if ctx.loops:
         drawn = _draw(ctx, "uniform", MODEL, span)
     else:
@@ -56,7 +59,7 @@ def coin(ctx: Context, scope: Scope, span: Span, p: Any) -> Node:
         drawn = ctx.graph.add(
             "clock", type=MODEL, known=1, span=span, which="coin", stream=ctx.streams
         )
-    return ctx.map("lt", drawn, as_node(ctx, p, span), span=span)
+    return ctx.map("lt", drawn, chance, span=span)
 
 
 @builtin("sample", "p over?")

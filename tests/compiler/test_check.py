@@ -99,6 +99,146 @@ WRONG = {
         16,
         "`model` is a reach, and cannot stand among axes",
     ),
+    "a value that goes nowhere": (
+        "    n = norm(w, w, over = model)\n    step n\n",
+        "E205",
+        2,
+        17,
+        "`norm(x, over)` has no place for this",
+    ),
+    "a second value to reduce": (
+        "    n = max(w, over = model, 3)\n    step n\n",
+        "E205",
+        2,
+        9,
+        "two values or more, or one and `over`",
+    ),
+    "no value to reduce": (
+        "    n = max(over = model)\n    step n\n",
+        "E205",
+        2,
+        9,
+        "two values or more, or one and `over`",
+    ),
+    "a word that max does not know": (
+        "    n = max(w, axis = row)\n    step n\n",
+        "E203",
+        2,
+        16,
+        "`over = row`",
+    ),
+    "a word that patterns do not know": (
+        '    step lr * named("*a", by = 2)\n',
+        "E203",
+        2,
+        27,
+        "`named` has no argument `by`",
+    ),
+    "a second point of the loss": (
+        "    step lr * loss(w, w + 1)\n",
+        "E205",
+        2,
+        23,
+        "a second one for `w`",
+    ),
+    "a second point of the loss, by name": (
+        "    step lr * loss(w, w = 2 * w)\n",
+        "E205",
+        2,
+        23,
+        "a second one for `w`",
+    ),
+    "a second point of the gradient": (
+        "    w <- w - lr * grad(w, w + 1)\n",
+        "E205",
+        2,
+        27,
+        "a second one for `w`",
+    ),
+    "a second point of a loss's gradient": (
+        "    w <- w - lr * grad(loss, w, w + 1)\n",
+        "E205",
+        2,
+        33,
+        "a second one for `w`",
+    ),
+    "a second point of a function's gradient": (
+        "    f = p -> sum(p^2, over = model)\n    w <- grad(f, w, w)\n",
+        "E205",
+        3,
+        21,
+        "`grad` takes a function and a point",
+    ),
+    "a second point of a jacobian": (
+        "    f = p -> sum(p^2, over = model)\n    w <- jacobian(f, w, w)\n",
+        "E205",
+        3,
+        25,
+        "`jacobian` takes a function and a point",
+    ),
+    "no vector": (
+        "    w <- hvp(loss)\n",
+        "E205",
+        2,
+        10,
+        "where the target stands, `hvp(loss, v)`",
+    ),
+    "no function": (
+        "    w <- hvp(w, grad(w))\n",
+        "E205",
+        2,
+        10,
+        "`hvp(loss, w, v)`",
+    ),
+    "two vectors": (
+        "    step jvp(loss, w, w, w)\n",
+        "E205",
+        2,
+        10,
+        "a function, a point and a vector",
+    ),
+    "the name of an argument of `->`": (
+        "    f = p -> p^2\n    w <- f(p = w)\n",
+        "E203",
+        3,
+        12,
+        "by place",
+    ),
+    "data for a gradient that is made": (
+        "    perturb sam()\n    w <- grad(w, on = batch)\n",
+        "E203",
+        3,
+        18,
+        "`sam` as a function takes a point alone, not `on`",
+    ),
+    "an axis that is a number": (
+        "    w <- w * ones(w, 3)\n",
+        "E308",
+        2,
+        22,
+        "the name of an axis",
+    ),
+    "a probability of two": (
+        "    if coin(2):\n        step lr\n",
+        "E309",
+        2,
+        8,
+        "from 0 to 1, not 2",
+    ),
+    "one more for an oracle": (
+        "    oracle f(x): model\n    step f(w, w)\n",
+        "E205",
+        3,
+        15,
+        "`f(x)` has no place for this",
+    ),
+    "an input that an oracle has not": (
+        "    oracle f(x): model\n    step f(w, y = w)\n",
+        "E203",
+        3,
+        15,
+        "known here: x",
+    ),
     "finer than the slot": (
         "    state s: model = 0\n    s <- grad(w)\n    step lr\n",
         "E304",
@@ -289,6 +429,18 @@ def test_an_option_inside_a_vector_loss_is_one_of_the_model() -> None:
         "    loss = p -> mean((alpha * outputs(p) - 1)^2, over = examples)\n    step lr\n"
     )
     check_file(parse(Source("r.opt", text)), library())
+
+
+def test_what_the_host_supplies_gets_its_inputs_in_their_order() -> None:
+    head = "extern f(a, b; tol = 1) -> model\n\nrule r(lr = 0.1):\n    step lr * "
+    for call in ("f(1, 2)", "f(b = 2, a = 1)", "f(1, b = 2)", "f(tol = 3, b = 2, a = 1)"):
+        made = driver.graph(Source("r.opt", f"{head}{call}\n"), library())
+        (node,) = [n for n in made.nodes.values() if n.op == "extern"]
+        assert [n["value"] for n in node.inputs] == [1, 2, 3][: len(node.inputs)]
+        assert len(node.inputs) == 2 + ("tol" in call)
+    for call in ("f(1)", "f(1, 2, 3, 4)", "f(1, a = 2, b = 3)", "f(1, tol = 2)"):
+        with pytest.raises(CompileError, match="`f"):
+            driver.graph(Source("r.opt", f"{head}{call}\n"), library())
 
 
 def test_each_call_of_a_function_keeps_its_own_state() -> None:

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from optc.compiler import driver
 from optc.compiler.interpret import Tensors
+from optc.compiler.ir import postorder
 from optc.compiler.ops import OPS
-from optc.compiler.source import CompileError
+from optc.compiler.primitive import NoLibrary
+from optc.compiler.source import CompileError, Source
 
 from .loops import Objective, largest_gap, machine, started, wavy
 
@@ -282,6 +285,28 @@ w <- J[2]"""
     assert float(run.metrics["gap"].detach()) < 1e-10
     wanted = [6 * x.detach() ** 2 for x in tensors.values]
     assert largest_gap([x.detach() for x in run.tensors()], wanted) < 1e-10
+
+
+def test_a_point_may_be_given_by_the_name_of_its_target() -> None:
+    body = """f = p -> sum(p^4, over = model)
+v = cos(w)
+metric gap = norm(hvp(f, v, w = 2 * w) - hvp(f, 2 * w, v), over = model)
+metric along = jvp(f, v, w = 2 * w) - jvp(f, 2 * w, v)
+metric rise = norm(grad(f, w = 2 * w) - grad(f, 2 * w), over = model)
+w <- hvp(f, v, w = 2 * w)"""
+    run = ran(body, leaves())
+    assert all(float(run.metrics[n].detach()) == 0 for n in ("gap", "along", "rise"))
+    wanted = [48 * x.detach() ** 2 * x.detach().cos() for x in leaves().values]
+    assert largest_gap([x.detach() for x in run.tensors()], wanted) < 1e-10
+
+
+@pytest.mark.parametrize("form", ["jvp(loss, w, w{})", "jvp(loss, w{})", "vjp(loss, w, 1{})"])
+def test_a_derivative_along_a_vector_is_of_the_data_that_it_is_given(form: str) -> None:
+    text = "rule r(lr = 0.1):\n    w <- w - lr * sum({}, over = model) * w\n"
+    for given, ops in (("", {"batch"}), (", on = draw(val)", {"draw"})):
+        made = driver.graph(Source("r.opt", text.format(form.format(given))), NoLibrary())
+        reached = [n for n in postorder(made.roots()) if n.op == "evaluate"]
+        assert {n.inputs[1].op for n in reached} == ops
 
 
 def test_a_norm_of_nothing_has_no_slope() -> None:
