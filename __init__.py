@@ -34,3 +34,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'optc' has no attribute {name!r}")
     return getattr(import_module(f"optc.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names and the modules that are imported: what is completed behind `optc.`."""
+    return sorted({*globals(), *_HOMES} - {"Any", "annotations"})

@@ -27,7 +27,7 @@ VERBS = {
     "bench": "time a spec against its peers",
     "diff": "say in what two specs differ",
     "new": "start a rule or a plugin from a template",
-    "plugin": "test a plugin, or say what the installed ones bring",
+    "plugin": "test what a plugin brings",
 }
 
 DONE, WRONG_SPEC, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141

@@ -8,7 +8,8 @@ import json
 from ..compiler import syntax as s
 from ..compiler.check import check, check_file
 from ..compiler.driver import tree
-from ..compiler.ir import Graph
+from ..compiler.ir import Graph, Slot
+from ..compiler.passes.prune import prune
 from ..compiler.primitive import Registry, from_syntax
 from ..compiler.schedule import illegal
 from ..compiler.source import CompileError, Diagnostic
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
         rows += [_row(path, g) for g in graphs]
         if not args.json:
             print(f"{path}: {', '.join(_names(file, args.rule))}: fine")
+            for slot in (slot for g in graphs for slot in _unread(g, path)):
+                print(f"{_place(slot)}: warning: nothing reads what `{slot.path}` held before: "
+                      "it is not kept between steps")  # fmt: skip
     if wrong:
         raise CompileError(wrong)
     if args.json:
@@ -70,6 +74,17 @@ def _unheld(file: s.File, registry: Registry, rule: str) -> list[Diagnostic]:
     return wrong
 
 
+def _unread(graph: Graph, path: str) -> list[Slot]:
+    """The states of the file's own rules that a step does not keep."""
+    kept = prune(graph).slots
+    slots = (slot for name, slot in graph.slots.items() if name not in kept)
+    return [slot for slot in slots if slot.span.source.path == path]
+
+
+def _place(slot: Slot) -> str:
+    return f"{slot.span.source.path}:{slot.span.row}:{slot.span.column}"
+
+
 def _names(file: s.File, rule: str) -> list[str]:
     named = [item.name for item in file.items if hasattr(item, "name")]
     return [rule] if rule else list(dict.fromkeys(named))
@@ -89,5 +104,6 @@ def _row(path: str, graph: Graph) -> dict[str, object]:
         "rule": graph.name,
         "options": {o.name: o.default for o in graph.options.values()},
         "slots": {s.path: str(s.type) for s in graph.slots.values()},
+        "unread": [s.path for s in _unread(graph, path)],
         "losses": sorted(graph.objectives),
     }

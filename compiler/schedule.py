@@ -227,8 +227,10 @@ def unfit(slot: Slot, format: Format) -> str:
     type = slot.type
     if type.logical:
         return "it is a truth value"
-    if type.reach not in FINE:
+    if type.reach not in FINE and not type.axes:
         return f"it is one number a {type.reach}, which costs nothing"
+    if type.reach not in FINE:
+        return f"it is {type}, and only what has the cells of tensors, or of rows, is converted"
     if format.type == "int8" and slot.kind == "target":
         return "the model computes with it"
     plain = type.reach == "element" and not type.axes

@@ -44,6 +44,19 @@ def test_check_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[str]
     assert "adam" in said.err and "Traceback" not in said.err
 
 
+def test_check_warns_of_a_state_that_is_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    head = "rule r(lr = 0.1):\n    state m = zeros(w), n: model = 0\n"
+    head += "    n <- n + norm(w, over = model)\n"
+    Path("idle.opt").write_text(f"{head}    m <- 0.9 * m + grad(w)\n    w <- w - lr * m\n")
+    Path("used.opt").write_text(f"{head}    m <- grad(w) + m / n\n    w <- w - lr * m\n")
+    assert main(["check", "used.opt", "idle.opt"]) == 0
+    said = "nothing reads what `n` held before: it is not kept between steps"
+    lines = ["used.opt: r: fine", "idle.opt: r: fine", f"idle.opt:2:25: warning: {said}"]
+    assert capsys.readouterr().out.splitlines() == lines
+    assert main(["check", "idle.opt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["unread"] == ["n"]
+
+
 def test_check_runs_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
     text = "clip twice(d):\n    return 2 * d\n    check two:\n        d = [1.0] gives [{}]\n"
     Path("twice.opt").write_text(text.format("2.0"))

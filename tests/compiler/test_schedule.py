@@ -62,6 +62,19 @@ def test_a_state_that_nothing_reads_cannot_be_stored() -> None:
         scheduled("store v as bf16", rule=rule)
 
 
+def test_a_matrix_is_not_said_to_be_a_number() -> None:
+    rule = (
+        "rule r(lr = 0.1):\n    state P: tensor[rows, rows'] = 0, n: tensor = 0\n"
+        "    m = matrix(grad(w))\n    P <- P + m @ transpose(m)\n"
+        "    n <- n + norm(w, over = tensor)\n"
+        "    w <- w - lr * back(P @ m) / n\n"
+    )
+    with pytest.raises(CompileError, match=r"it is tensor\[rows, rows'\], and only what has"):
+        scheduled("store P as int8(block = 16)", rule=rule)
+    with pytest.raises(CompileError, match="it is one number a tensor, which costs nothing"):
+        scheduled("store n as bf16", rule=rule)
+
+
 def test_an_end_of_several_names_is_no_name() -> None:
     rule = (
         "rule r(lr = 0.1):\n    smooth momentum() as a\n    smooth momentum() as b\n    step lr\n"

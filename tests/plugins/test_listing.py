@@ -74,6 +74,16 @@ def test_an_unknown_name_gets_the_nearest(name: str, capsys: pytest.CaptureFixtu
     assert f"unknown primitive '{name}'" in capsys.readouterr().err
 
 
+def test_the_public_names_are_listed_without_torch() -> None:
+    code = (
+        "import sys, optc; names = dir(optc); "
+        "assert {'load', 'loads', 'Optimizer', 'primitive', '__version__'} <= {*names}; "
+        "assert 'annotations' not in names; sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--papers"], ["show", "adam"]])
 def test_neither_imports_torch(arguments: list[str]) -> None:
     code = (
