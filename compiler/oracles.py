@@ -14,7 +14,7 @@ from typing import Any
 from . import syntax as s
 from .builtins.views import primed
 from .differentiate import forward, reverse
-from .ir import Node, substitute
+from .ir import Node, inputs_of, postorder, substitute
 from .meanings import Arguments, Function
 from .scope import Context, Scope, as_node
 from .source import Span, nearest
@@ -116,7 +116,7 @@ def gradient_of(
         declared(ctx, function.objective)
         at = evaluation(ctx, function.objective, replace_points(given, points), span)
         return read_gradient(ctx, function.objective, at, key, span)
-    point, named = _point(ctx, function, "grad", points, given, key, span)
+    point, named = _point(ctx, "grad", points, given, key, span)
     return at_point(
         ctx,
         point,
@@ -136,20 +136,14 @@ def replace_points(given: Arguments, points: list[Any]) -> Arguments:
 
 
 _OF_THE_LOOP = ("on", "seed", "stats")
-"""What only the functions of the training loop take: one that a rule writes has it in its text."""
+"""What the losses of the training loop take: a function that a rule writes says it in its text."""
 
 
 def _point(
-    ctx: Context,
-    function: Function,
-    what: str,
-    points: list[Any],
-    given: Arguments,
-    key: str,
-    span: Span,
+    ctx: Context, what: str, points: list[Any], given: Arguments, key: str, span: Span
 ) -> tuple[Node, dict[str, Any]]:
     """The point that a derivative is taken at, and what else its function is given by name."""
-    named = {n: x for n, x in given.named.items() if function.objective or n not in _OF_THE_LOOP}
+    named = dict(given.named)
     if not points:
         points = [named.pop(key, ctx.flow[key])]
     if len(points) > 1:
@@ -159,7 +153,24 @@ def _point(
 
 
 def _apply(ctx: Context, function: Function, x: Node, named: dict[str, Any], span: Span) -> Node:
-    return as_node(ctx, function.apply(Arguments([x], named), span), span)
+    own = {} if function.objective else {n: v for n, v in named.items() if n in _OF_THE_LOOP}
+    rest = {n: v for n, v in named.items() if n not in own}
+    result = as_node(ctx, function.apply(Arguments([x], rest), span), span)
+    if own and _asks(result, x):
+        wrong = (
+            f"{function.what} asks the loop in its own text, which `{next(iter(own))}` is not in"
+        )
+        ctx.error("E203", wrong, span, "say it in the function: `p -> train(p, on = b) + ..`")
+    return result
+
+
+def _asks(result: Node, x: Node) -> bool:
+    """Whether a value needs an answer of the loop at a point that depends on x."""
+    follow = {x}
+    for n in postorder([result]):
+        if any(i in follow for i in inputs_of(n)):
+            follow.add(n)
+    return any(n.op == "evaluate" for n in follow)
 
 
 def at_point(ctx: Context, point: Node, span: Span, build: Any) -> Node:
@@ -192,7 +203,7 @@ def _split(
         wrong = f"`{what}` takes a function, a point and a vector"
         help = f"`{what}(loss, w, v)`; where the target stands, `{what}(loss, v)`"
         ctx.error("E205", wrong, span, help)
-    point, named = _point(ctx, function, what, values[:-1], given, given.wrt or scope.target, span)
+    point, named = _point(ctx, what, values[:-1], given, given.wrt or scope.target, span)
     vector = as_node(ctx, values[-1], span)
     if what != "vjp":  # a vector at the point: in a block the part of it that is there
         point, vector = ctx.narrowed((point, vector))
@@ -263,7 +274,7 @@ def jacobian(ctx: Context, scope: Scope, given: Arguments, span: Span) -> Node:
     if function.objective:
         return gradient_of(ctx, scope, function, values, given, span)
     key = given.wrt or scope.target
-    point, named = _point(ctx, function, "jacobian", values, given, key, span)
+    point, named = _point(ctx, "jacobian", values, given, key, span)
 
     def build(x: Node) -> Node:
         result = _apply(ctx, function, x, named, span)

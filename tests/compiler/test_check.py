@@ -204,6 +204,14 @@ WRONG = {
         12,
         "by place",
     ),
+    "data for a loss that is written": (
+        "    loss train\n    loss = p -> train(p) + sum(p^2, over = model)\n"
+        "    w <- w - lr * grad(w, on = draw(val))\n",
+        "E203",
+        4,
+        19,
+        "which `on` is not in; say it in the function",
+    ),
     "data for a gradient that is made": (
         "    perturb sam()\n    w <- grad(w, on = batch)\n",
         "E203",
