@@ -33,12 +33,14 @@ def guard(graph: Graph) -> Graph:
         return graph
     told = _told(graph, graph.roots(), table)
     guarded = graph.with_roots(lambda n: told[n])
-    if any(map(may_fail, postorder(graph.roots()))):
-        spared = substitute(graph, graph.roots(), table)
+    begins = [s.init for s in graph.slots.values() if s.init is not None]
+    if any(map(may_fail, postorder([*graph.roots(), *begins]))):
+        spared = substitute(graph, [*graph.roots(), *begins], table)
         late = {s: spared[n] for s, n in graph.writes.items() if s not in graph.always}
         written = {graph.writes[s]: n for s, n in late.items()}
         guarded = replace(
             guarded,
+            slots={p: replace(s, init=s.init and spared[s.init]) for p, s in graph.slots.items()},
             writes={**guarded.writes, **late},
             evals={t: written.get(n, told[n]) for t, n in graph.evals.items()},
         )

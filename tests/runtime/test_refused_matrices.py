@@ -151,6 +151,23 @@ def test_what_fails_in_a_loop_is_told_too() -> None:
     assert said.startswith("r: `inverse` failed for parameter 2\n  rule.opt:9:14: x <- inverse(L)")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_guard_spares_the_matrix_that_a_state_begins_with(backend: str) -> None:
+    text = (
+        "rule r(lr = 0.1):\n    m = matrix(grad(w))\n"
+        "    d = back(solve(m @ transpose(m) + eye(rows), m))\n"
+        "    w <- w - lr * d\n    state least = w\n    least <- min(least, w)\n"
+        "    metric low = sum(least, over = model)\n"
+    )
+    p = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    opt = optc.loads(text, guard=True)([p], backend=backend)
+    for factor in (float("nan"), 1.0):
+        p.grad = torch.full_like(p, factor)
+        opt.step()
+        assert ("least" in opt.state[p]) == (factor == 1.0)
+    assert torch.equal(opt.state[p]["least"], p) and bool((p < 1).all())
+
+
 def test_a_guard_leaves_the_point_of_evaluation_in_its_slot() -> None:
     text = (
         "rule r(lr = 0.1):\n    g = grad(w)\n    m = matrix(g)\n"
