@@ -159,7 +159,7 @@ def test_a_guard_spares_the_matrix_that_a_state_begins_with(backend: str) -> Non
         "    w <- w - lr * d\n    state least = w\n    least <- min(least, w)\n"
         "    metric low = sum(least, over = model)\n"
     )
-    p = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    p = torch.nn.Parameter(torch.ones(3, 4, dtype=torch.float64))
     opt = optc.loads(text, guard=True)([p], backend=backend)
     for factor in (float("nan"), 1.0):
         p.grad = torch.full_like(p, factor)
