@@ -1,16 +1,25 @@
 """Arithmetic on Python floats that never raises: what torch would give in float64.
 
 Constants are folded with it, and the scalars that the host knows (bias corrections, schedules) are
-computed with it once a step in double.
+computed with it once a step in double. Where torch.compile traces a pure step, clocks and options
+are symbols: what it cannot trace (`math.isfinite`) or would fix at one number (`math.pow`,
+`math.exp`, `math.log`) is said in what it can.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Callable
 
 inf, nan = math.inf, math.nan
+LN2 = math.log(2)
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile traces this; torch is not loaded for it."""
+    return "torch" in sys.modules and bool(sys.modules["torch"].compiler.is_compiling())
 
 
 def div(a: float, b: float) -> float:
@@ -25,12 +34,12 @@ def ratio(a: float, b: float) -> float:
 
 
 def mod(a: float, b: float) -> float:
-    return nan if b == 0 or math.isinf(a) else a % b
+    return nan if b == 0 or abs(a) == inf else a % b
 
 
 def pow(a: float, b: float) -> float:
     try:
-        return math.pow(a, b)
+        return a**b if a > 0 else math.pow(a, b)
     except OverflowError:
         return -inf if a < 0 and b % 2 == 1 else inf
     except ValueError:  # 0 to a negative power, or a root of a negative number
@@ -46,19 +55,23 @@ def sqrt(a: float) -> float:
 
 
 def exp(a: float) -> float:
-    return inf if a > 709.782712893384 else math.exp(a)
+    if a > 709.782712893384:
+        return inf
+    return math.e**a if is_compiling() else math.exp(a)
 
 
 def ln(a: float) -> float:
-    return math.log(a) if a > 0 else -inf if a == 0 else nan
+    if a > 0:
+        return math.log2(a) * LN2 if is_compiling() else math.log(a)
+    return -inf if a == 0 else nan
 
 
 def sin(a: float) -> float:
-    return nan if math.isinf(a) else math.sin(a)
+    return nan if abs(a) == inf else math.sin(a)
 
 
 def cos(a: float) -> float:
-    return nan if math.isinf(a) else math.cos(a)
+    return nan if abs(a) == inf else math.cos(a)
 
 
 def sigmoid(a: float) -> float:
@@ -66,15 +79,15 @@ def sigmoid(a: float) -> float:
 
 
 def floor(a: float) -> float:
-    return float(math.floor(a)) if math.isfinite(a) else a
+    return float(math.floor(a)) if abs(a) < inf else a
 
 
 def ceil(a: float) -> float:
-    return float(math.ceil(a)) if math.isfinite(a) else a
+    return float(math.ceil(a)) if abs(a) < inf else a
 
 
 def round_even(a: float) -> float:
-    return float(round(a)) if math.isfinite(a) else a
+    return float(round(a)) if abs(a) < inf else a
 
 
 def bf16(a: float) -> float:
@@ -146,7 +159,7 @@ HOST: dict[str, Callable[..., float]] = {
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
     "not": lambda a: not a,
-    "isfinite": math.isfinite,
+    "isfinite": lambda a: abs(a) < inf,
     "f16": f16,
     # by chance only where a draw says so, and a draw is no number of the host
     "dither_bf16": lambda a, u: bf16(a),

@@ -4,7 +4,10 @@
     state = step.init(w)
     w, state, metrics = step(w, state, loss=loss)      # or gradient=g, where that is enough
 
-Nothing is written in place, so the step may be traced by torch.compile and differentiated through.
+Nothing is written in place, so the step may be traced by torch.compile and differentiated through:
+with respect to the point, the state's tensors and what the loss closes over, but not to options,
+which are numbers. It is compiled twice, when clocks and options that move are still constants and
+when they are symbols, and once for each further variant of the rule (`every k`).
 A tensor that the loss does not use has the gradient zero here: nothing is absent in a pure step.
 """
 
@@ -18,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils import _pytree as pytree
 
 from ..compiler.program import Call, Evaluate, Loop, Port, Program, SlotSpec
@@ -52,6 +56,7 @@ class Step:
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay until they are given again."""
         leaves, _ = pytree.tree_flatten(w)
+        _refuse_derivatives(options)
         known = with_defaults(self.program, options)
         group = {**known, "params": leaves}
         layout = Layout(self.program, [group])
@@ -67,7 +72,7 @@ class Step:
         return {
             "options": known,
             "slots": {n: frame.slots[n] for n in (*self._numbers, *early)},
-            "t": [0] * len(leaves),
+            "t": 0,
             "calls": 0,
             "steps": 0,
         }
@@ -116,10 +121,11 @@ class Step:
         **options: Any,
     ) -> tuple[Any, State, dict[str, Any]]:
         """One step. `loss` is a function of the point (and of the batch, if one is given)."""
+        _refuse_derivatives(options)
         leaves, spec = pytree.tree_flatten(w)
         group = {**state["options"], **options, "params": leaves, "seed": seed}
         layout = Layout(self.program, [group])
-        t = [n + 1 for n in state["t"]]
+        t = _later(state["t"])
         call, steps = state["calls"] + 1, state["steps"] + 1
         host = HostRows(layout, [group], t, call, steps, inputs or {})
         bits = host.conditions()
@@ -134,12 +140,11 @@ class Step:
         begun = [n for n in self._starts if n not in frame.slots]
         self._begin(frame, host, begun)
         snapshots = deque(state.get("snapshots", ()), self.program.snapshots)
-        clocks = list(state["t"]), state["steps"]
+        clocks = state["t"], state["steps"]
         outcome = execute.step(plan, frame, snapshots, lambda: clocks)
         t, steps = frame.clocks or clocks
         # first values may come from what a step was taken back for
         gone = () if outcome == "commit" else set(begun) - plan.always
-        took = took_part(frame) or [True] * len(leaves)
         after = {
             "options": state["options"] | options,
             "slots": {
@@ -147,7 +152,7 @@ class Step:
                 for k, v in frame.slots.items()
                 if "@" not in k and k not in self.program.targets and k not in gone
             },
-            "t": [n + int(on and outcome == "commit") for n, on in zip(t, took, strict=True)],
+            "t": _later(t, took_part(frame), len(leaves)) if outcome == "commit" else t,
             "calls": call,
             "steps": steps + int(outcome == "commit"),
             **({"snapshots": list(snapshots)} if snapshots else {}),
@@ -172,6 +177,27 @@ class Step:
                     fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)
                 ]
             frame.slots[name] = value
+
+
+def _later(t: int | list[int], took: list[bool] | None = None, count: int = 0) -> int | list[int]:
+    """The clocks of the tensors one step on, or of those that took part: one number until they
+    differ, which torch.compile then need not compare."""
+    if took is not None and not all(took):
+        before = [t] * count if isinstance(t, int) else t
+        return [n + int(on) for n, on in zip(before, took, strict=True)]
+    return t + 1 if isinstance(t, int) else [n + 1 for n in t]
+
+
+def _refuse_derivatives(options: dict[str, Any]) -> None:
+    """The host computes with the numbers of options: no derivative reaches them."""
+    for name, value in options.items():
+        for x in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(x, Tensor) and (x.requires_grad or unpack_dual(x).tangent is not None):
+                raise ValueError(
+                    f"Invalid option {name!r}: a tensor that requires grad, and no derivative "
+                    f"reaches an option: pass {name}.detach() or a number. A step is "
+                    "differentiated by tensors: the point, the state, what the loss closes over"
+                )
 
 
 def _waits(phase: Any) -> bool:

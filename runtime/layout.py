@@ -36,7 +36,8 @@ class Layout:
         self.groups = [k for k, g in enumerate(groups) for _ in g["params"]]
         self.names = [n for g in groups for n in g.get("param_names", [""] * len(g["params"]))]
         self.modules = [n for g in groups for n in g.get("module_types", [""] * len(g["params"]))]
-        _refuse_twice(self.params, self.names)
+        if not torch.compiler.is_compiling():  # an identity would be a guard, new at every step
+            _refuse_twice(self.params, self.names)
         self.places = list(range(len(self.params)))
         self.members: dict[str, list[int]] = {}
         for name, domain in program.domains.items():
@@ -236,7 +237,9 @@ class HostRows:
             return Rows(self.group_rows(host), index)
         kinds, first, index = layout.kinds(host, facts)
         if not isinstance(t, int):
-            first, order = partition(list(zip(kinds, t, strict=True)))
+            every = list(range(len(t)))  # to tell symbols apart would fix each at a number
+            keys = list(zip(kinds, t, strict=True))
+            first, order = (every, every) if torch.compiler.is_compiling() else partition(keys)
             index = layout.index(tuple(order), lambda: order)
         return Rows(
             [host.module.forward(*self._leaves(host, layout.groups[i], i)) for i in first],

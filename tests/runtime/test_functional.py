@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch._dynamo.testing
 
 import optc
 from optc.runtime.functional import Step
 
 from .compare import compiled
 from .rules import ADAMW, MOMENTUM, NEWTON_SCHULZ, SAM, SCHEDULED
+
+ROOT = Path(optc.__file__).parent
 
 
 def loss(w: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -90,6 +95,78 @@ def test_the_whole_step_compiles_to_one_graph(text: str) -> None:
     expected = train(w, step.init(w), 1)
     whole = torch.compile(train, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(whole(w, step.init(w), 1), expected, rtol=1e-10, atol=1e-12)
+
+
+NOISY = "rule noisy(lr = 0.1):\n    w <- w - lr * grad(w) + lr * normal(w)\n"
+SCHEDULES = """rule schedules(lr = 0.1):
+    a = exp(-t / 20) * ln(t + 2) * sqrt(t) * 0.9^floor(t / 3) * sigmoid(t / 9)
+    w <- w - lr * (a + cos(steps / 9) * sin(t / 7) + tanh(call / 5)) * grad(w)
+"""
+EVERY = """rule every_so(lr = 0.1):
+    state m = zeros(w)
+    g = grad(w)
+    every 4:
+        m <- g
+    w <- w - lr * (g + m)
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [(ADAMW, 2), (MOMENTUM, 2), (NOISY, 2), (SCHEDULES, 2), ("sam_adamw", 2), (EVERY, 3)],
+)
+def test_clocks_and_options_that_move_compile_it_no_further(
+    text: str, most: int, backend: str
+) -> None:
+    rule = ROOT / "examples/sam_adamw.opt" if text == "sam_adamw" else None
+    step = optc.functional(rule) if rule else Step(compiled(text))
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
+    whole = torch.compile(step, fullgraph=True, backend=counter)
+    w = v = point()
+    state = also = step.init(w)
+    for k in range(14):
+        lr = 0.01 / (k + 1)
+        w, state, _ = step(w, state, loss=loss, lr=lr)
+        v, also, _ = whole(v, also, loss=loss, lr=lr)
+        torch.testing.assert_close(v, w, rtol=1e-10, atol=1e-12)
+    assert counter.frame_count <= most
+    assert also["t"] == state["t"] == 14 and also["calls"] == also["steps"] == 14
+
+
+def test_tensors_whose_clocks_differ_compile_it_no_further() -> None:
+    step = Step(compiled(ADAMW))
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    whole = torch.compile(step, fullgraph=True, backend=counter)
+    w = v = point()
+    state = also = {**step.init(w), "t": [3, 7]}
+    for _ in range(6):
+        w, state, _ = step(w, state, loss=loss)
+        v, also, _ = whole(v, also, loss=loss)
+        torch.testing.assert_close(v, w, rtol=1e-10, atol=1e-12)
+    assert counter.frame_count <= 2 and also["t"] == [9, 13]
+
+
+def test_an_option_is_no_tensor_to_differentiate_by() -> None:
+    step = Step(compiled(MOMENTUM))
+    w = torch.ones(3)
+    state = step.init(w)
+
+    def after(lr: torch.Tensor) -> torch.Tensor:
+        return step(w, state, loss=lambda x: (x**2).sum(), lr=lr)[0].sum()
+
+    lr = torch.tensor(0.01)
+    assert torch.equal(after(lr), after(0.01))  # type: ignore[arg-type]
+    for derive in (
+        lambda: after(lr.clone().requires_grad_()),
+        lambda: torch.func.grad(after)(lr),
+        lambda: torch.func.jvp(after, (lr,), (torch.ones(()),)),
+        lambda: step.init(w, lr=lr.clone().requires_grad_()),
+    ):
+        with pytest.raises(ValueError, match=r"option 'lr'.*pass lr.detach\(\)"):
+            derive()
 
 
 def test_it_is_differentiable_through() -> None:
