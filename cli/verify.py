@@ -168,7 +168,8 @@ class Plain:
         def slope(chosen: list[Tensor]) -> Any:
             at = {**points, wrt: chosen}
             inner = torch.func.grad(lambda o: loss(self._at({**at, of: o})))(at[of])
-            return sum((a * b).sum() for a, b in zip(inner, v, strict=True))
+            pairs = zip(inner, v, strict=True)  # what is absent in the vector is zero
+            return sum(((a * b).sum() for a, b in pairs if b is not None), torch.zeros(()))
 
         return list(torch.func.grad(slope)(list(points[wrt])))
 

@@ -133,9 +133,18 @@ def filled(x: Any, sizes: Sequence[int]) -> Tensor:
     return x.broadcast_to(tuple(int(n) for n in sizes))
 
 
-def fold_axes(x: Tensor, how: str, dims: Sequence[int]) -> Tensor:
+def fold_axes(x: Tensor, how: str, dims: Sequence[int], like: Tensor | None = None) -> Tensor:
     """Reduce over some dimensions."""
-    return _fold(x, how, tuple(dims), False)
+    return _fold(_counted(x, how, like), how, tuple(dims), False)
+
+
+def _counted(x: Tensor, how: str, like: Tensor | None) -> Tensor:
+    """Truth values as numbers, where numbers come of them, in the type in which is computed: torch
+    would give whole numbers, and what these meet would become float32."""
+    if x.dtype != torch.bool or how in ("any", "all"):
+        return x
+    kind = torch.float64 if like is None else like.dtype
+    return x.to(torch.float32 if kind in (torch.bfloat16, torch.float16) else kind)
 
 
 def norm(x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -152,6 +161,7 @@ def low_norm(x: Tensor, dims: Sequence[int]) -> Tensor:
 def fold_cells(x: Tensor, how: str, axes: int, over: str, like: Tensor, fine: bool) -> Tensor:
     """Reduce over the cells of one tensor: all of them, or those of each row or column."""
     cells = like.dim() if fine else 0
+    x = _counted(x, how, like)
     if how == "sum" and over not in ("row", "column") and x.is_floating_point():
         x = x.double() if not cells else x
         dims = tuple(range(axes, axes + cells))

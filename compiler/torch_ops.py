@@ -125,7 +125,8 @@ def _reduce(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) ->
     if how == "quantile":
         return do(cells.quantile, *inputs[:2], _place(source, over[0]), *inputs[2:])
     if isinstance(over, tuple):
-        return do(cells.fold_axes, inputs[0], how, tuple(_place(source, o) for o in over))
+        kind = (like,) if source.logical else ()
+        return do(cells.fold_axes, inputs[0], how, tuple(_place(source, o) for o in over), *kind)
     if source.reach not in FINE:
         return inputs[0]
     return do(cells.fold_cells, inputs[0], how, len(source.axes), over, like, True)

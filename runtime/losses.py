@@ -69,8 +69,15 @@ class Losses:
         arguments = () if data is None and takes(function) else (data,)
         try:
             found = function(*arguments)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             if takes(function, *arguments):
+                if arguments == (None,):
+                    error.add_note(
+                        f"the loss `{name}` was called with None, since no batch is given: "
+                        "optimizer.step(batch=...)"
+                    )
+                raise
+            if isinstance(error, AttributeError):
                 raise
             how = "with the batch" if arguments else "without an argument"
             raise TypeError(f"the loss `{name}` is called {how}: {error}") from None

@@ -36,6 +36,10 @@ WITH_SCALER = (
     "scaler.step(optimizer) takes the gradients in .grad, and no closure: bind the scaler, and "
     "call optimizer.bind(..., scaler=scaler), optimizer.step(closure), scaler.update()"
 )
+SCALED_IN_BACKWARD = (
+    "a GradScaler with in_backward: the rule's step has run within backward, on gradients that "
+    "were still scaled: train in bfloat16 without a scaler, or pass in_backward=False"
+)
 PARTS = ("outputs", "criterion", "residual")
 """Functions that every rule may name without declaring them."""
 BACKENDS = ("auto", "eager", "c", "triton", "inductor")
@@ -239,8 +243,10 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether a GradScaler may leave what is in `.grad` scaled, and `grad_scale` here."""
+        if self._backward is not None:  # only a scaler's step asks
+            raise RuntimeError(SCALED_IN_BACKWARD)
         own = self.program.scaled is not None and self.program.level == "gradients"
-        return own and self._backward is None and self._bound is None
+        return own and self._bound is None
 
     def _loop(self, layout: Layout, closure: Any, objective: Any) -> Loop:
         """What this step may ask: the richest that the caller offers."""

@@ -64,6 +64,14 @@ def test_a_rule_may_have_several_losses(tmp_path: Path) -> None:
     assert main(["verify", str(path), "--steps", "2"]) == 0
 
 
+def test_a_product_by_a_gradient_that_some_tensor_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "curved.opt"
+    path.write_text(
+        "rule a(lr = 0.1):\n    g = grad(w)\n    w <- w - lr * hvp(loss, w, g) - lr * g\n"
+    )
+    assert main(["verify", str(path), "--steps", "3"]) == 0
+
+
 def test_the_command_line_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(EXAMPLES / "adamw.opt")
     assert main(["verify", path, "--steps", "0"]) == 2

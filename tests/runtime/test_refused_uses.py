@@ -13,6 +13,8 @@ from optc.runtime.optimizer import optimizer_class
 from .compare import compiled, interpreted, made, objective, start
 from .rules import ADAMW, SAM
 
+MODEL = torch.nn.Linear(2, 2)
+
 
 @pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("betas", (0.9, 1.0)), ("eps", -1e-8)])
 def test_bad_options_are_refused(name: str, value: Any) -> None:
@@ -268,3 +270,25 @@ def test_sides_of_tensors_of_one_shape_are_summed_place_by_place() -> None:
         p.grad = torch.ones_like(p)
     opt.step()
     assert [p.tolist() for p in params] == [[[-2, -2]] * 2, [[-1, -1]] * 2]
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [
+        (lambda batch: (MODEL(batch[0]) - batch[1]).square().mean(), TypeError),
+        (lambda batch: MODEL(batch.inputs).mean(), AttributeError),
+    ],
+)
+def test_an_objective_that_wants_the_batch_says_that_none_is_given(
+    objective: Any, kind: type[Exception]
+) -> None:
+    opt = optc.loads("rule r(lr = 0.1):\n    w <- w - lr * grad(w - lr * grad(w))\n")(
+        MODEL.parameters()
+    )
+    opt.bind(model=MODEL, objective=objective)
+    with pytest.raises(kind) as raised:
+        opt.step()
+    assert any("optimizer.step(batch=...)" in note for note in raised.value.__notes__)
+    with pytest.raises(kind) as raised:
+        opt.step(batch=3)
+    assert not hasattr(raised.value, "__notes__")

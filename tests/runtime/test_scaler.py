@@ -200,3 +200,20 @@ def test_a_rule_that_takes_no_gradient_leaves_the_scaler_its_scale() -> None:
     opt.step()
     scaler.update()
     assert scaler.get_scale() == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (ADAMW.replace("    clip global_norm(0.5)\n", ""), {"in_backward": True}),
+        ("rule r(lr = 0.01):\n    step lr\nschedule r:\n    run in_backward\n", {}),
+    ],
+)
+def test_a_scaler_and_a_step_within_backward_are_refused(text: str, options: Any) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = optc.loads(text)([p], **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(p.sum()).backward()
+    with pytest.raises(RuntimeError, match="still scaled.*in_backward=False"):
+        scaler.step(opt)
+    torch.amp.GradScaler("cpu", enabled=False).step(opt)
