@@ -58,7 +58,7 @@ class Step:
         leaves, _ = pytree.tree_flatten(w)
         _refuse_derivatives(options)
         known = with_defaults(self.program, options)
-        group = {**known, "params": leaves}
+        group = {**known, "params": leaves, "param_names": self._names(w)}
         layout = Layout(self.program, [group])
         host = HostRows(layout, [group], 1, 1, 1, {})
         slots: dict[str, Any] = {
@@ -76,6 +76,10 @@ class Step:
             "calls": 0,
             "steps": 0,
         }
+
+    def _names(self, w: Any) -> list[str]:
+        """The path to each tensor, `block.0.weight`, as the rule's patterns match it."""
+        return [".".join(map(_key, path)) for path, _ in pytree.tree_leaves_with_path(w)]
 
     def _frame(
         self,
@@ -124,6 +128,7 @@ class Step:
         _refuse_derivatives(options)
         leaves, spec = pytree.tree_flatten(w)
         group = {**state["options"], **options, "params": leaves, "seed": seed}
+        group["param_names"] = self._names(w)
         layout = Layout(self.program, [group])
         t = _later(state["t"])
         call, steps = state["calls"] + 1, state["steps"] + 1
@@ -198,6 +203,14 @@ def _refuse_derivatives(options: dict[str, Any]) -> None:
                     f"reaches an option: pass {name}.detach() or a number. A step is "
                     "differentiated by tensors: the point, the state, what the loss closes over"
                 )
+
+
+def _key(entry: Any) -> str:
+    """A step of a path in a pytree: a key, a place, a field."""
+    for name in ("key", "idx", "name"):
+        if hasattr(entry, name):
+            return str(getattr(entry, name))
+    return str(entry)
 
 
 def _waits(phase: Any) -> bool:

@@ -142,6 +142,12 @@ def _refuse_twice(params: list[Tensor], names: list[str]) -> None:
         seen.add(id(p))
 
 
+@torch.compiler.assume_constant_result
+def _matches(text: str, patterns: tuple[str, ...]) -> bool:
+    """Whether any pattern fits; a traced step has it as it is, since its names do not change."""
+    return any(fnmatch.fnmatchcase(text, x) for x in patterns)
+
+
 def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
     """A leaf of a host expression for tensor i: an option of its group, or a fact about it."""
     if leaf[0] == "option":
@@ -157,7 +163,7 @@ def fact(leaf: Any, layout: Layout, i: int, group: dict[str, Any]) -> Any:
                 f"Invalid parameter: the rule asks for its {what}, and it came without: give "
                 f"optc.parameters(model){' or model.named_parameters()' * (what == 'name')}"
             )
-        return any(fnmatch.fnmatchcase(text, x) for x in patterns)
+        return _matches(text, patterns)
     shape = p.shape
     rows = shape[0] if len(shape) else 1
     if what == "place":

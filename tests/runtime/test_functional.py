@@ -228,3 +228,23 @@ def test_it_may_be_compiled_before_it_ever_ran() -> None:
     whole = torch.compile(step, fullgraph=True, backend="eager")
     w, _, _ = whole(w, step.init(w), loss=lambda x: (x**2).sum())
     torch.testing.assert_close(w, torch.full_like(w, 1 - 0.2 * 0.8))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_patterns_match_the_paths_of_a_pytree(whole: bool) -> None:
+    step = Step(
+        optc.loads(
+            'rule r(lr = 0.1):\n    for params where named("head.*", "body.0"):\n'
+            "        w <- w - 2 * lr * grad(w)\n"
+            "    for other params:\n        w <- w - lr * grad(w)\n"
+        ).program
+    )
+    w = {"head": {"weight": torch.ones(2)}, "body": [torch.ones(1), torch.ones(1)]}
+    call = torch.compile(step, fullgraph=True, backend="eager") if whole else step
+    after, _, _ = call(
+        w,
+        step.init(w),
+        gradient={"head": {"weight": torch.ones(2)}, "body": [torch.ones(1), torch.ones(1)]},
+    )
+    found = [round(float(x[0]), 6) for x in (after["head"]["weight"], *after["body"])]
+    assert found == [0.8, 0.8, 0.9]
