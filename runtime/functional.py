@@ -9,6 +9,7 @@ with respect to the point, the state's tensors and what the loss closes over, bu
 which are numbers. It is compiled twice, when clocks and options that move are still constants and
 when they are symbols, and once for each further variant of the rule (`every k`).
 A tensor that the loss does not use has the gradient zero here: nothing is absent in a pure step.
+Patterns of the rule (`named(..)`) match the path to a tensor: `block.0.weight`.
 """
 
 from __future__ import annotations
