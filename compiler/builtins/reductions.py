@@ -13,9 +13,6 @@ from ..types import COARSE, REACHES, Axis, coarser_or_equal
 from .declare import NOWHERE, At, builtin
 from .mixing import mix
 
-WHOLE = {"tensor": "each tensor", "group": "each group", "model": "the model"}
-"""Reaches without cells: what has axes there is reduced over these alone."""
-
 
 def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span, at: At = NOWHERE) -> Node:
     """Make a value coarser: over a reach, or over named axes."""
@@ -26,10 +23,10 @@ def reduce(ctx: Context, how: str, value: Node, over: Any, span: Span, at: At = 
         )
     if len(over) == 1 and over[0].name in REACHES:
         reach = over[0].name
-        if reach == value.type.reach in WHOLE and value.type.axes:
+        if reach == "tensor" == value.type.reach and value.type.axes:
             axes = [str(replace(a, size=None)) for a in value.type.axes]
             inner = f"({', '.join(axes)})" if axes[1:] else axes[0]
-            wrong = f"a value of type {value.type} is one for {WHOLE[reach]} already"
+            wrong = f"a value of type {value.type} is one for each tensor already"
             ctx.error("E308", wrong, stands, f"name its axes: `over = {inner}`")
         if reach == value.type.reach:
             return value
