@@ -49,7 +49,8 @@ def _compiled(
 
     other = None if schedule is None else Source(*schedule)
     program = driver.compile_source(Source(path, text), library(), rule, guard, private, other)
-    program.rebuild = partial(_compiled, guard=guard, schedule=schedule)
+    program.private = private
+    program.rebuild = partial(_compiled, guard=guard, private=private, schedule=schedule)
     return program
 
 
@@ -100,12 +101,17 @@ def parameters(model: Any) -> list[dict[str, Any]]:
     """The parameters of a module with their names and the types of the modules that own them.
 
     What `for params where named(..)` and `module("Linear")` ask is known then:
-    `Rule(optc.parameters(model), lr=1e-3)`.
+    `Rule(optc.parameters(model), lr=1e-3)`. Names are those of the module that torch.compile,
+    DistributedDataParallel or DataParallel wraps.
     """
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
     found: dict[int, tuple[str, Any, str]] = {}
+    while isinstance(model, DataParallel | DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
-            full = f"{path}.{name}" if path else name
+            full = (f"{path}.{name}" if path else name).replace("_orig_mod.", "")
             found.setdefault(id(p), (full, p, type(module).__name__))
     names = [(name, p) for name, p, _ in found.values()]
     return [{"params": names, "module_types": [kind for _, _, kind in found.values()]}]

@@ -372,6 +372,8 @@ class Program:
     in_backward: bool = False
     bucket_mb: float = 0.0
     captured: bool = False
+    private: bool = False
+    """Whether it was proven to be differentially private."""
     not_in_backward: str = ""
     print_kernel: Callable[[Compute, tuple[str, ...], str], str] | None = None
     """Prints an element-wise phase for a signature of types, in a language: c or triton."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..compiler import cells, workers
 from ..compiler.program import Call, Evaluate, Read
 from .frame import Frame, truth, working
-from .loop import Question
+from .loop import Question, stack
 from .losses import unused
 from .random import draw
 from .tensors import local, real
@@ -27,7 +27,7 @@ def evaluate(phase: Evaluate, frame: Frame) -> None:
     plain = phase.reads[0].what in ("value", "gradient")
     empty = isinstance(data, Mapped) and not data.items or _of_no_tensors(phase, frame)
     if len(phase.axes) == 1 and plain and not empty:
-        return _keep(phase, frame, _many(phase, data, frame))
+        return _keep(phase, frame, _of_examples(phase, data, frame, _many(phase, data, frame)))
     if not phase.axes:
         points = {t: frame.get(v) if v else None for t, v in phase.points.items()}
         return _keep(phase, frame, _ask(phase, points, data, {}, frame))
@@ -57,6 +57,23 @@ def _of_no_tensors(phase: Evaluate, frame: Frame) -> bool:
     """Whether a point with an axis is of a target without tensors: it is the same at each place."""
     named = (v for v in phase.points.values() if v in phase.layouts)
     return any(not frame.get(v) for v in named)
+
+
+def _of_examples(phase: Evaluate, data: Any, frame: Frame, answers: list[Any]) -> list[Any]:
+    """In a rule that was proven private no gradient of examples is absent: which tensors they use
+    is their own affair, so all have the noise."""
+    if not (frame.program.private and isinstance(data, Mapped) and data.examples):
+        return answers
+    filled, count = [], len(data.items)
+    for read, value in zip(phase.reads, answers, strict=True):
+        if isinstance(value, list):
+            held = [frame.tensors[i] for i in frame.members[read.wrt]]
+            value = [
+                x.new_zeros(count, *x.shape) if v is None else v
+                for v, x in zip(value, held, strict=True)
+            ]
+        filled.append(value)
+    return filled
 
 
 def _nowhere(read: Read, sizes: list[int], frame: Frame) -> Any:
@@ -229,10 +246,11 @@ def _like(x: Tensor, held: Tensor) -> Tensor:
 
 @dataclass
 class Mapped:
-    """Data with an axis: one batch for each place."""
+    """Data with an axis: one batch for each place, or one example."""
 
     axes: tuple[str, ...]
     pieces: Any
+    examples: bool = False
 
     @property
     def items(self) -> list[Any]:
@@ -242,15 +260,13 @@ class Mapped:
 def stacked(parts: list[Any], sizes: list[int]) -> Any:
     """The answers of all places as one value with the axes first."""
 
-    def stack(xs: list[Any]) -> Any:
-        if any(x is None for x in xs):
-            return None
-        whole = torch.stack(xs)
-        return whole.reshape(*sizes, *whole.shape[1:])
+    def shaped(xs: list[Any]) -> Any:
+        whole = stack(xs)
+        return None if whole is None else whole.reshape(*sizes, *whole.shape[1:])
 
     if isinstance(parts[0], list):
-        return [stack([p[k] for p in parts]) for k in range(len(parts[0]))]
-    return stack(parts)
+        return [shaped([p[k] for p in parts]) for k in range(len(parts[0]))]
+    return shaped(parts)
 
 
 def call(phase: Call, frame: Frame) -> None:
@@ -264,11 +280,15 @@ def call(phase: Call, frame: Frame) -> None:
         arguments = [frame.get(x) for x in phase.inputs]
         frame.values[phase.output] = answer(frame.loop, phase.attributes["name"], arguments)
     else:
-        given = [frame.get(x) for x in phase.inputs]
-        arguments = [x[0] if isinstance(x, list) else x for x in given]  # an option of the groups
+        # an option of the groups is a list, and so may a batch be
+        arguments = [
+            frame.get(x)[0] if x.startswith("host:") and x.endswith("#") else frame.get(x)
+            for x in phase.inputs
+        ]
         result = frame.loop.data(phase.op, arguments, phase.attributes)
         if phase.op in ("split", "each"):
-            result = Mapped(tuple(a for a, _ in phase.attributes["axes"]), result)
+            axes = tuple(a for a, _ in phase.attributes["axes"])
+            result = Mapped(axes, result, phase.op == "each")
         frame.values[phase.output] = result
 
 

@@ -106,7 +106,7 @@ def along(asked: Question, answers: list[tuple[Any, Answer]]) -> tuple[Any, Answ
     """The answers at the places of an axis as one."""
     values = torch.stack([a[0] for a in answers]) if asked.value else None
     columns = {t: zip(*(a[1][t] for a in answers), strict=True) for t in asked.gradients}
-    return values, {t: [_stack(g) for g in gs] for t, gs in columns.items()}
+    return values, {t: [stack(g) for g in gs] for t, gs in columns.items()}
 
 
 def places(asked: Question) -> list[Question]:
@@ -126,5 +126,9 @@ def places(asked: Question) -> list[Question]:
     return [replace(asked, points=at[k], data=batches[k], over=()) for k in range(count)]
 
 
-def _stack(tensors: Sequence[Any]) -> Any:
-    return None if any(t is None for t in tensors) else torch.stack(list(tensors))
+def stack(tensors: Sequence[Any]) -> Any:
+    """One tensor of those at all places; None is zero, and absent where it is so at each."""
+    there = next((t for t in tensors if t is not None), None)
+    if there is None:
+        return None
+    return torch.stack([torch.zeros_like(there) if t is None else t for t in tensors])

@@ -37,6 +37,8 @@ from .pure import Pure
 from .scaler import report, unscale
 from .sources import OPERATIONS, Sources
 
+PROMISES = ("seed", "stats", "sync", "in_place")
+
 
 class Objective(Loop):
     """`optimizer.bind(model=model, objective=fn)`: everything that a rule may ask.
@@ -101,9 +103,15 @@ class Objective(Loop):
         return [p for ps in self.params.values() for p in ps]
 
     def for_closure(self) -> dict[str, Any]:
-        """The options of `Closure` when the user binds a model and passes a closure."""
+        """The options of `Closure` when the user binds a model and passes a closure.
+
+        Where no model was bound, the closure names its own.
+        """
         kind = "finite" if self.curvature == "finite" else "exact"
-        return {"isolation": self.isolation, "scaler": self.scaler, "curvature": kind}
+        found = {"scaler": self.scaler, "curvature": kind}
+        if self.model is None and not self.modules:
+            return found | dict(zip(PROMISES, self.promises, strict=True))
+        return found | {"isolation": self.isolation}
 
     def rebound(
         self, objective: Function | Mapping[str, Function], losses: Iterable[str] = ()

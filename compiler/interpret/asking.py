@@ -101,9 +101,10 @@ def _pick(values: Values, node: Node, where: dict[str, int]) -> Any:
 
 def _stacked(results: list[Any], sizes: list[int]) -> Cells:
     def stack(parts: list[Any]) -> Any:
-        if parts[0] is None:
+        there = next((x for x in parts if x is not None), None)
+        if there is None:
             return None
-        whole = torch.stack(parts)
+        whole = torch.stack([torch.zeros_like(there) if x is None else x for x in parts])
         return whole.reshape(*sizes, *whole.shape[1:])
 
     if isinstance(results[0], list):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import optc
 from optc.compiler.emit.traffic import by_leaf
@@ -217,3 +218,19 @@ def test_a_scaler_and_a_step_within_backward_are_refused(text: str, options: Any
     with pytest.raises(RuntimeError, match="still scaled.*in_backward=False"):
         scaler.step(opt)
     torch.amp.GradScaler("cpu", enabled=False).step(opt)
+
+
+def test_a_scaler_that_is_bound_alone_leaves_statistics_protected() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    x, scaler = torch.randn(32, 4), torch.amp.GradScaler("cpu")
+    opt = optc.load("examples/sam_adamw.opt")(model.parameters()).bind(scaler=scaler)
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = model(x).pow(2).mean()
+        scaler.scale(loss).backward()
+        return loss
+
+    opt.step(closure)
+    scaler.update()
+    assert int(model[1].num_batches_tracked) == 1
