@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
         except CompileError as error:
             wrong += error.diagnostics
             continue
-        rows += [_row(path, g) for g in graphs]
+        unread = [_unread(g, path) for g in graphs]
+        rows += [_row(path, g, slots) for g, slots in zip(graphs, unread, strict=True)]
         if not args.json:
             print(f"{path}: {', '.join(_names(file, args.rule))}: fine")
-            for slot in (slot for g in graphs for slot in _unread(g, path)):
+            for slot in (slot for slots in unread for slot in slots):
                 print(f"{_place(slot)}: warning: nothing reads what `{slot.path}` held before: "
                       "it is not kept between steps")  # fmt: skip
     if wrong:
@@ -98,12 +99,12 @@ def _require_privacy(graph: Graph) -> None:
     require(run_passes(graph))
 
 
-def _row(path: str, graph: Graph) -> dict[str, object]:
+def _row(path: str, graph: Graph, unread: list[Slot]) -> dict[str, object]:
     return {
         "path": path,
         "rule": graph.name,
         "options": {o.name: o.default for o in graph.options.values()},
         "slots": {s.path: str(s.type) for s in graph.slots.values()},
-        "unread": [s.path for s in _unread(graph, path)],
+        "unread": [s.path for s in unread],
         "losses": sorted(graph.objectives),
     }

@@ -56,10 +56,10 @@ class Step:
 
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay until they are given again."""
-        leaves, _ = pytree.tree_flatten(w)
+        leaves, names, _ = _flat(w)
         _refuse_derivatives(options)
         known = with_defaults(self.program, options)
-        group = {**known, "params": leaves, "param_names": self._names(w)}
+        group = {**known, "params": leaves, "param_names": names}
         layout = Layout(self.program, [group])
         host = HostRows(layout, [group], 1, 1, 1, {})
         slots: dict[str, Any] = {
@@ -77,10 +77,6 @@ class Step:
             "calls": 0,
             "steps": 0,
         }
-
-    def _names(self, w: Any) -> list[str]:
-        """The path to each tensor, `block.0.weight`, as the rule's patterns match it."""
-        return [".".join(map(_key, path)) for path, _ in pytree.tree_leaves_with_path(w)]
 
     def _frame(
         self,
@@ -127,9 +123,9 @@ class Step:
     ) -> tuple[Any, State, dict[str, Any]]:
         """One step. `loss` is a function of the point (and of the batch, if one is given)."""
         _refuse_derivatives(options)
-        leaves, spec = pytree.tree_flatten(w)
+        leaves, names, spec = _flat(w)
         group = {**state["options"], **options, "params": leaves, "seed": seed}
-        group["param_names"] = self._names(w)
+        group["param_names"] = names
         layout = Layout(self.program, [group])
         t = _later(state["t"])
         call, steps = state["calls"] + 1, state["steps"] + 1
@@ -204,6 +200,12 @@ def _refuse_derivatives(options: dict[str, Any]) -> None:
                     f"reaches an option: pass {name}.detach() or a number. A step is "
                     "differentiated by tensors: the point, the state, what the loss closes over"
                 )
+
+
+def _flat(w: Any) -> tuple[list[Any], list[str], Any]:
+    """A pytree's tensors, the path to each as patterns match it (`block.0.weight`), its form."""
+    pairs, spec = pytree.tree_flatten_with_path(w)
+    return [x for _, x in pairs], [".".join(map(_key, path)) for path, _ in pairs], spec
 
 
 def _key(entry: Any) -> str:

@@ -37,8 +37,6 @@ from .pure import Pure
 from .scaler import report, unscale
 from .sources import OPERATIONS, Sources
 
-PROMISES = ("seed", "stats", "sync", "in_place")
-
 
 class Objective(Loop):
     """`optimizer.bind(model=model, objective=fn)`: everything that a rule may ask.
@@ -92,7 +90,7 @@ class Objective(Loop):
         self.sources = Sources({"": draw, **(sources or {})})
         self.scaler, self.curvature, self.memory = scaler, curvature, memory
         self.modules = tuple(modules)
-        self.promises: tuple[Any, ...] = seed, stats, sync, in_place
+        self.promises: dict[str, Any] = dict(seed=seed, stats=stats, sync=sync, in_place=in_place)
         self.isolation = self._isolation()
         self.sharded = any(type(p) not in (Tensor, torch.nn.Parameter) for p in self._all())
         self.several = False
@@ -110,7 +108,7 @@ class Objective(Loop):
         kind = "finite" if self.curvature == "finite" else "exact"
         found = {"scaler": self.scaler, "curvature": kind}
         if self.model is None and not self.modules:
-            return found | dict(zip(PROMISES, self.promises, strict=True))
+            return found | self.promises
         return found | {"isolation": self.isolation}
 
     def rebound(
@@ -125,7 +123,7 @@ class Objective(Loop):
     def _isolation(self) -> Isolation:
         """Around the evaluations of the model, or else of the modules that the losses reach."""
         within = [self.model] if self.model is not None else self.losses.modules()
-        return Isolation(self.params, [*within, *self.modules], *self.promises)
+        return Isolation(self.params, [*within, *self.modules], **self.promises)
 
     def _begin(self) -> None:
         if not self.begun:

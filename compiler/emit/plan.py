@@ -163,12 +163,12 @@ def _writer(phases: list[Any], value: str) -> int:
 
 def _late_readers(low: Lowering, phases: list[Any], writes: dict[str, Node]) -> dict[Node, int]:
     """Kernel writes that must move to a later level, because the old version is read there."""
-    late = {}
+    late, known = {}, aliases(phases)
     for slot, node in writes.items():
         at = _writer(phases, f"v{node.number}")
         if at < 0 or low.cls[node] != "c" or _apart(low.graph, slot):
             continue
-        last = last_reader(phases, slot)
+        last = last_reader(phases, slot, known)
         if last > at and isinstance(phases[last], Compute) and phases[last].mode == "kernel":
             values = {o.value for o in phases[last].outputs}
             level = max(low.ready[n] for n in low.ready if f"v{n.number}" in values)
@@ -188,7 +188,8 @@ def _mark_in_place(
     graph = low.graph
     # the old version of a slot may be what another one gets at the end of the step, or a metric
     ends = [low.name(n) for n in (*writes.values(), *reported)]
-    kept = within(ends, aliases(phases))
+    known = aliases(phases)
+    kept = within(ends, known)
     for slot, node in writes.items():
         if any(touches(name, slot) for name in kept):
             continue
@@ -198,7 +199,7 @@ def _mark_in_place(
         base, _, domain = slot.partition("@")
         twice = sum(n is node for n in writes.values()) > 1
         own = (domain or low.graph.slots[base].type.domain) == phases[at].space
-        if last_reader(phases, slot) <= at and not twice and own:
+        if last_reader(phases, slot, known) <= at and not twice and own:
             phase = phases[at]
             phase.outputs = [
                 replace(o, slot=slot, low=False) if o.value == value else o for o in phase.outputs

@@ -25,7 +25,7 @@ FRESH = {
 }
 """What always gives memory of its own; what isn't named here may give a view."""
 
-Held = Mapping[str, bool]
+Lies = Mapping[str, bool]
 """The slots, as they are read, in whose memory a value may lie, and whether it then is what lies
 there as it is: not a view."""
 
@@ -70,9 +70,9 @@ def touches(read: str, slot: str) -> bool:
     return a == b and within
 
 
-def aliases(phases: Iterable[Any]) -> dict[str, Held]:
+def aliases(phases: Iterable[Any]) -> dict[str, Lies]:
     """Where the values of the phases may lie."""
-    found: dict[str, Held] = {}
+    found: dict[str, Lies] = {}
     for phase in phases:
         if getattr(phase, "mode", "") == "torch":
             found.update(_outputs(phase, found))
@@ -82,32 +82,35 @@ def aliases(phases: Iterable[Any]) -> dict[str, Held]:
     return {value: lies for value, lies in found.items() if lies}
 
 
-def within(names: Iterable[str], known: Mapping[str, Held]) -> Held:
+def within(names: Iterable[str], known: Mapping[str, Lies]) -> Lies:
     """The slots in whose memory any of the values may lie; `known` is what `aliases` found."""
+    return _any({x: True} if x.startswith("slot:") else known.get(x, {}) for x in names)
+
+
+def _any(several: Iterable[Lies]) -> Lies:
+    """Where a value may lie that is one of several: as it is there only if each of them is."""
     found: dict[str, bool] = {}
-    for x in names:
-        for slot, whole in ({x: True} if x.startswith("slot:") else known.get(x, {})).items():
+    for lies in several:
+        for slot, whole in lies.items():
             found[slot] = whole and found.get(slot, True)
     return found
 
 
-def _outputs(phase: Compute, known: Mapping[str, Held]) -> dict[str, Held]:
+def _outputs(phase: Compute, known: Mapping[str, Lies]) -> dict[str, Lies]:
     """Where the outputs of a matrix phase may lie, whichever of its sides is taken."""
-    found: dict[str, dict[str, bool]] = {o.value: {} for o in phase.outputs}
+    sides = []
     for module in phase.sides.values() or [phase.module]:
         assert isinstance(module, fx.GraphModule)
         lies = _nodes(module.graph, phase, known)
         results: Any = module.graph.output_node().args[0]
-        for output, x in zip(phase.outputs, results, strict=True):
-            held = found[output.value]
-            for slot, whole in ({} if output.combine else lies.get(x, {})).items():
-                held[slot] = whole and held.get(slot, True)
-    return {**found}
+        sides.append([lies.get(x, {}) for x in results])
+    pairs = zip(phase.outputs, zip(*sides, strict=True), strict=True)
+    return {o.value: {} if o.combine else _any(several) for o, several in pairs}
 
 
-def _nodes(graph: fx.Graph, phase: Compute, known: Mapping[str, Held]) -> dict[fx.Node, Held]:
+def _nodes(graph: fx.Graph, phase: Compute, known: Mapping[str, Lies]) -> dict[fx.Node, Lies]:
     """The same of the nodes of a graph."""
-    ports, lies = iter(phase.inputs), dict[fx.Node, Held]()
+    ports, lies = iter(phase.inputs), dict[fx.Node, Lies]()
     for node in graph.nodes:
         if node.op == "placeholder":
             port = next(ports)
@@ -128,9 +131,8 @@ def lent(plan: Plan) -> frozenset[str]:
     )
 
 
-def last_reader(phases: list[Any], slot: str) -> int:
+def last_reader(phases: list[Any], slot: str, known: Mapping[str, Lies]) -> int:
     """The last phase that reads a slot's old version; a rest reads what is not written yet."""
-    known = aliases(phases)
     return max(
         (
             i
