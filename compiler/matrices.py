@@ -80,6 +80,18 @@ def solve(a: Tensor, b: Tensor, vector: bool) -> Tensor:
     )
 
 
+def solve_triangular(a: Tensor, b: Tensor, vector: bool, upper: bool) -> Tensor:
+    """The same for a triangular matrix; a zero on its diagonal is an error as in `solve`."""
+    a, b = _alike(a, b)
+    if (level := _level(a, b)) > 0:
+        a, b = _stacks(level, a, b)
+        return functorch._add_batch_dim(solve_triangular(a, b, vector, upper), 0, level)
+    if not torch.compiler.is_compiling() and bool((a.diagonal(dim1=-2, dim2=-1) == 0).any()):
+        raise torch.linalg.LinAlgError("linalg.solve: The input matrix is singular.")
+    x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=upper)
+    return x.squeeze(-1) if vector else x
+
+
 def polar(x: Tensor) -> Tensor:
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     return u @ v

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import fx
 
 from .formats import Format, sizes_of
@@ -62,7 +63,7 @@ class Compute:
     """A phase that computes. `mode` is `kernel` (element-wise: any printer) or `torch` (matrices,
     axes).
 
-    The inputs `tests` are conditions of the host; by their truth values `sides` has graphs that
+    The inputs `tests` are conditions of the host; by their truth values `sides` gives graphs that
     compute no side which is not taken.
     `space` is the domain whose tensors it runs over, or "" for the model; where `batched`, tensors
     of one shape may be stacked. `coded` are the columns that hold int8 codes; the sizes of their
@@ -84,10 +85,13 @@ class Compute:
 
     def forward(self, row: Sequence[Any]) -> Callable[..., Any]:
         """The function for the inputs of one tensor."""
-        module = (
-            self.sides[tuple(bool(row[at]) for at in self.tests)] if self.tests else self.module
-        )
-        return module.forward
+        if not self.tests:
+            return self.module.forward
+        return self._side(tuple(bool(row[at]) for at in self.tests)).forward
+
+    @torch.compiler.assume_constant_result
+    def _side(self, truth: tuple[bool, ...]) -> fx.GraphModule | Printed:
+        return self.sides[truth]
 
     def columns(self) -> tuple[list[str], list[int]]:
         """The columns of a kernel's table, and the column that each output goes to.

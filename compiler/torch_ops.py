@@ -189,6 +189,14 @@ def _decompose(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do)
     return do(matrices.decompose, inputs[0], node.op, node["part"])
 
 
+def _solve(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
+    a = node.inputs[0]
+    lower = a.op == "transpose"
+    if (a.inputs[0] if lower else a).op == "upper":
+        return do(matrices.solve_triangular, *inputs, node["vector"], not lower)
+    return do(matrices.solve, *inputs, node["vector"])
+
+
 def _back(node: Node, inputs: Sequence[Any], like: Any, sizes: Any, do: Do) -> Any:
     wide = node.inputs[0].type.axes[-1].side == "long"
     return do(cells.narrow if wide else cells.back, inputs[0], len(node.type.axes), like)
@@ -214,7 +222,7 @@ _APPLY: dict[str, Callable[[Node, Sequence[Any], Any, Any, Do], Any]] = {
     "size": lambda n, x, like, sizes, do: sizes(n["axis"]),
     "prime": lambda n, x, like, sizes, do: x[0],
     "rename": lambda n, x, like, sizes, do: x[0],
-    "solve": lambda n, x, like, sizes, do: do(matrices.solve, *x, n["vector"]),
+    "solve": _solve,
     "polar": _simple(matrices.polar),
     "sqrtm": _simple(matrices.sqrtm),
     "upper": _simple(torch.triu),

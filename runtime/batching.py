@@ -23,11 +23,9 @@ in bfloat16 take, against the tensors one by one, 0.3 (128 x 128), 0.8 (256 x 25
 1.0 (256 x 1024) of the time; on one thread 0.45, 0.95, 0.95 and 1.0. Elsewhere launches count for
 longer: not measured."""
 LARGEST_ELSEWHERE = 1 << 22
-STACK = {"cpu": 1 << 20}
+STACK = {"cpu": 1 << 19}
 """From how many elements on a stack is full: larger ones take more memory, and no less time."""
 STACK_ELSEWHERE = 1 << 26
-
-Row = Sequence[Any]
 
 
 def batches(phase: Compute, frame: Frame, places: Sequence[int]) -> list[list[int]]:
@@ -58,17 +56,18 @@ def batches(phase: Compute, frame: Frame, places: Sequence[int]) -> list[list[in
 
 
 def together(
-    phase: Compute, forward: Callable[..., Sequence[Any]], rows: Sequence[Row]
+    phase: Compute, forward: Callable[..., Sequence[Any]], given: Sequence[Any], count: int
 ) -> list[Sequence[Any]]:
-    """What the phase gives for each of some tensors: for each output, a value per tensor."""
+    """What the phase gives for each of some tensors: for each output, a value per tensor.
+
+    What each tensor has of its own is `given` as a list.
+    """
     ports = phase.inputs
     own = [p.how in STACKED for p in ports]
-    if len(rows) == 1 or not any(own):
-        return [(x,) * len(rows) for x in forward(*map(ready, ports, rows[0]))]
-    stack = [
-        torch.stack([row[at] for row in rows]) if each else rows[0][at]
-        for at, each in enumerate(own)
-    ]
+    if count == 1 or not any(own):
+        row = [x[0] if each else x for x, each in zip(given, own, strict=True)]
+        return [(x,) * count for x in forward(*map(ready, ports, row))]
+    stack = [torch.stack(x) if each else x for x, each in zip(given, own, strict=True)]
     known: dict[int, Sequence[Any]] = {}  # a number, or an input as it came
 
     def mapped(*values: Any) -> tuple[Tensor, ...]:
@@ -76,9 +75,9 @@ def together(
         for at, x in enumerate(outcome):
             came = next((j for j, v in enumerate(values) if v is x and own[j]), -1)
             if came >= 0:
-                known[at] = [row[came] for row in rows]
+                known[at] = given[came]
             elif not isinstance(x, Tensor):
-                known[at] = [x] * len(rows)
+                known[at] = [x] * count
         return tuple(x for at, x in enumerate(outcome) if at not in known)
 
     dims = tuple(0 if each else None for each in own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,8 +28,17 @@ class C:
     ) -> Launch:
         return Launch(kernel(phase, signature, program), table, **values)
 
+    def ahead(self, wanted: Sequence[tuple[Compute, tuple[str, ...]]], program: Program) -> None:
+        """Begin to build the kernels of phases for their signatures."""
+        native.build_ahead([source(phase, types, program) for phase, types in wanted])
+
 
 def kernel(phase: Compute, signature: tuple[str, ...], program: Program) -> Any:
     """The compiled function of a phase for one signature of types."""
+    return native.load(source(phase, signature, program)).phase
+
+
+def source(phase: Compute, signature: tuple[str, ...], program: Program) -> str:
+    """The C text that holds the function, with all that it computes with."""
     text = program.kernel_text(phase, signature, "c")
-    return native.load(native.header() + native.text("operations.h") + text).phase
+    return native.header() + native.text("operations.h") + text

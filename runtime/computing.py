@@ -16,7 +16,7 @@ from torch import Tensor
 from ..compiler import cells
 from ..compiler.program import Compute, Output, Rest
 from .asking import places_of
-from .batching import batches, ready, together
+from .batching import STACKED, batches, ready, together
 from .frame import Frame, Held, double, mark_took, number, stored, working_type
 from .random import draw
 from .refused import refused
@@ -60,19 +60,26 @@ def tensorwise(
 ) -> None:
     """Run a phase over its tensors, those of one shape at once where that pays."""
     spent = _spent(phase, frame)
-    columns = columns_of(phase, frame)
-    members = frame.members[phase.space]
-    rows: list[Any] = [[c(k, i) for c in columns] for k, i in enumerate(members)]
-    present = [k for k, row in enumerate(rows) if not any(x is None for x in row)]
-    frame.missed[phase.name] = [k for k in range(len(rows)) if k not in set(present)]
-    results: list[list[Any]] = [[None] * len(rows) for _ in phase.outputs]
-    for batch in batches(phase, frame, present):
-        chosen = [rows[k] for k in batch]
-        values = together(phase, compiled or phase.forward(chosen[0]), chosen)
+    members, readers = frame.members[phase.space], columns_of(phase, frame)
+    columns = [
+        [read(k, i) for k, i in enumerate(members)] if port.how in STACKED else None
+        for port, read in zip(phase.inputs, readers, strict=True)
+    ]
+    own = [column for column in columns if column is not None]
+    absent = {k for column in own for k, x in enumerate(column) if x is None}
+    frame.missed[phase.name] = sorted(absent)
+    results: list[list[Any]] = [[None] * len(members) for _ in phase.outputs]
+    for batch in batches(phase, frame, [k for k in range(len(members)) if k not in absent]):
+        given = [
+            read(batch[0], members[batch[0]]) if column is None else [column[k] for k in batch]
+            for column, read in zip(columns, readers, strict=True)
+        ]
+        values = together(phase, compiled or phase.forward(given), given, len(batch))
+        del given
         for result, parts in zip(results, values, strict=True):
             for k, part in zip(batch, parts, strict=True):
                 result[k] = part
-        for column in (rows, *spent):  # memory goes while the other tensors are computed
+        for column in (*own, *spent):  # memory goes while the other tensors are computed
             for k in batch:
                 column[k] = None
     for output, parts in zip(phase.outputs, results, strict=True):
@@ -103,8 +110,8 @@ def rest(phase: Rest, frame: Frame) -> None:
             row = [c(k, members[k]) for c in columns]
             if any(x is None for x in row):
                 continue
-            (value,), *taken = together(inner, inner.forward(row), [row])
-            if all(bool(c) is truth for (c,), truth in zip(taken, part.truth, strict=True)):
+            value, *taken = inner.forward(row)(*map(ready, inner.inputs, row))
+            if all(bool(c) is truth for c, truth in zip(taken, part.truth, strict=True)):
                 found.append((inner, k, value))
     for inner, k, value in found:
         _fill(frame, inner.space, k, inner.outputs[0], value)

@@ -104,14 +104,12 @@ def reverse_over_reverse(
     """
     inner = [(p, a) for p, a in zip(of, vector, strict=True) if p.requires_grad]
     first = graph.gradient([p for p, _ in inner])
-    product = sum(
-        (g * a.conj()).sum().real for g, (_, a) in zip(first, inner, strict=True) if g is not None
-    )
-    used = {id(p) for g, (p, _) in zip(first, inner, strict=True) if g is not None}
+    there = [(g, p, a) for g, (p, a) in zip(first, inner, strict=True) if g is not None]
+    used = {id(p) for _, p, _ in there}
     outer = [p for p in wrt if p.requires_grad]
     second: Any = [None] * len(outer)
-    if isinstance(product, Tensor) and product.requires_grad:
-        second = _grad(product, outer, keep=again)
+    if curved := [(g, a) for g, _, a in there if g.requires_grad]:
+        second = _grad([g for g, _ in curved], outer, [a for _, a in curved], keep=again)
     # Where the gradient is there, but constant, its derivative is zero and not absent.
     full = {
         id(p): torch.zeros_like(p) if h is None and (wrt is not of or id(p) in used) else h
@@ -121,9 +119,9 @@ def reverse_over_reverse(
 
 
 def _grad(
-    f: Tensor,
+    f: Tensor | Sequence[Tensor],
     params: Sequence[Tensor],
-    weights: Tensor | None = None,
+    weights: Tensor | Sequence[Tensor] | None = None,
     again: bool = False,
     keep: bool = False,
 ) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compiler.program import Compute
+from ..compiler.program import Compute, Plan
 from .computing import tensorwise
 from .frame import Frame
 
@@ -25,6 +25,9 @@ class Inductor:
 
     def __init__(self) -> None:
         self.phases: dict[int, tuple[Compute, Callable[..., Any]]] = {}
+
+    def ahead(self, plan: Plan, frame: Frame) -> None:
+        """Nothing: torch.compile compiles what it is called with."""
 
     def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""

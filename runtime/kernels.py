@@ -7,6 +7,7 @@ every step. What a kernel cannot take (overlapping memory, say) is run by the ph
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.formats import sizes_of
-from ..compiler.program import Compute, Program
+from ..compiler.program import Compute, Evaluate, Plan, Program
 from .batching import ready
 from .computing import columns_of
 from .frame import Frame, Held, double, mark_took, present, working_type, write
@@ -42,11 +43,19 @@ class Kernels:
         self.layout, self.printer = layout, printer
         self._live = b""
         self.phases: dict[int, Any] = {}
+        self.seen: list[Plan] = []
 
     def current(self, groups: Any) -> bool:
         """`Layout.current`, by the library that is loaded for the tables anyway."""
         self._live = self._live or bytes(self.layout.live)
         return unchanged([g["params"] for g in groups], self.layout.params, self._live)
+
+    def ahead(self, plan: Plan, frame: Frame) -> None:
+        """Have the kernels of a plan built while the phases before them run."""
+        if any(plan is p for p in self.seen):
+            return
+        self.seen.append(plan)
+        self.printer.ahead(foreseen(plan, frame), frame.program)
 
     def run(self, phase: Compute, frame: Frame) -> bool:
         """Run a phase over all tensors of its domain; False where it has to be run otherwise."""
@@ -270,11 +279,9 @@ class Part:
         self._host = (ctypes.c_double * (shape[0] * shape[1]))()
         self.host = torch.frombuffer(self._host, dtype=torch.float64).view(shape)
         self.tensor = whole.zeros(whole.tensor_count, len(rows))
-        work = "f64" if key[0] == torch.float64 else "f32"
-        signature = (work, *(CODES[d] for d in key[1:]))
         self.launch = whole.printer.launch(
             whole.phase,
-            signature,
+            signature(key),
             frame.program,
             self.table,
             host=self.host,
@@ -342,6 +349,44 @@ class Part:
                 "group": lambda e=end: whole.group[e.slot, frame.groups[i]],
             }[output.how]()
             target.copy_(cells.combine(end.operation, [target, torch.as_tensor(result).double()]))
+
+
+def signature(key: Sequence[torch.dtype]) -> tuple[str, ...]:
+    """What a kernel is printed for: the type of computing, and those of its columns."""
+    return ("f64" if key[0] == torch.float64 else "f32", *(CODES[d] for d in key[1:]))
+
+
+def foreseen(plan: Plan, frame: Frame) -> list[tuple[Compute, tuple[str, ...]]]:
+    """The kernels that a step will ask for, as far as they are known before it runs.
+
+    That is where the parameters have one type, and their gradients have it too.
+    """
+    types = {t.dtype for t in frame.tensors}
+    if len(types) != 1:
+        return []
+    own, work = types.pop(), working_type(frame.tensors[0])
+    known: dict[str, torch.dtype] = {}
+    found = []
+    for phase in plan.phases:
+        if isinstance(phase, Evaluate):
+            known |= dict.fromkeys((r.value for r in phase.reads), own)
+        if not isinstance(phase, Compute):
+            continue
+        for output in phase.outputs:
+            low = output.low and work == torch.float32
+            known[output.value] = torch.bfloat16 if low else work
+        if phase.mode == "kernel" and phase.space:
+            names, _ = phase.columns()
+            key = [_held(n, frame) if n.startswith("slot:") else known.get(n) for n in names]
+            there = [dtype for dtype in key if dtype is not None]
+            if len(there) == len(key):
+                found.append((phase, signature([own, *there])))
+    return found
+
+
+def _held(name: str, frame: Frame) -> torch.dtype | None:
+    """The type in which a slot is kept."""
+    return next((x.dtype for x in frame.kept(name[5:]) if x is not None), None)
 
 
 def _cells(x: Tensor, like: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -25,7 +28,21 @@ FLAGS = (
 builds = 0
 """Compiler runs of this process; a test reads it."""
 
+_counting = threading.Lock()
 _loaded: dict[tuple[str, tuple[str, ...], type], ctypes.CDLL] = {}
+_coming: dict[str, Future[Path]] = {}
+"""What is built ahead, by its source."""
+
+
+def _in_a_child() -> None:
+    """A forked process has not the threads that build."""
+    global _counting
+    _counting = threading.Lock()
+    _coming.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
 
 
 def text(name: str) -> str:
@@ -62,8 +79,23 @@ def load(
     """The library of `source`; `kind` is ctypes.PyDLL where the C code calls Python."""
     key = (source, flags, kind)
     if key not in _loaded:
+        if (coming := _coming.pop(source, None)) is not None:
+            coming.exception()  # waits; what went wrong is told by the build that is asked for
         _loaded[key] = kind(str(build(source, flags=flags)))
     return _loaded[key]
+
+
+def build_ahead(sources: Sequence[str]) -> None:
+    """Begin to build what will be loaded, in this order, while the caller goes on.
+
+    Half of the cores build: the others have the step that is going on.
+    """
+    loaded = {source for source, _, _ in _loaded}
+    new = [s for s in dict.fromkeys(sources) if s not in loaded and s not in _coming]
+    if new:
+        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
+        _coming.update((s, pool.submit(build, s)) for s in new)
+        pool.shutdown(wait=False)
 
 
 def build(source: str, *, flags: tuple[str, ...] = FLAGS) -> Path:
@@ -86,7 +118,8 @@ def _compile(
 ) -> Path:
     """The name holds the hash of the library: the loader keeps a name's first content for good."""
     global builds
-    builds += 1
+    with _counting:
+        builds += 1
     handle, name = tempfile.mkstemp(prefix="building-", dir=folder)
     os.close(handle)
     try:

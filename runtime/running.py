@@ -67,6 +67,8 @@ def run_once(
         raise RuntimeError(f"{program.name} cannot be captured: {why}")
     try:
         slots.begin(frame, start, host)
+        if kernels is not None:
+            kernels.ahead(plan, frame)
         outcome = execute.step(
             plan,
             frame,

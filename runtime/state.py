@@ -183,22 +183,27 @@ class Slots:
         if spec.reach in ("model", "group"):
             self._begin_coarse(slot, spec, values)
             return
-        column = self.columns[slot]
-        for k, i in enumerate(self.layout.members[spec.domain]):
-            p = self.layout.params[i]
-            if column[k] is None:
-                value = values[k] if isinstance(values, list) else values
-                if value is None:  # it begins when there is one
-                    continue
-                column[k] = self.state[p][slot] = kept = fresh(value, frame.tensors[i], spec)
-                self.begun.append((slot, p))
-                if spec.format.block:
-                    sizes = int8.sizes_like(kept, spec.format)
-                    codes = torch.empty_like(kept, dtype=torch.int8)
-                    int8.encode(kept, codes, sizes, spec.format)
-                    column[k] = self.state[p][slot] = codes
-                    self.columns[sizes_of(slot)][k] = self.state[p][sizes_of(slot)] = sizes
-                    self.begun.append((sizes_of(slot), p))
+        column, params = self.columns[slot], self.layout.params
+        members = self.layout.members[spec.domain]
+        given = values if isinstance(values, list) else [values] * len(members)
+        # a tensor without a value begins when it has one
+        new = [k for k, value in enumerate(given) if column[k] is None and value is not None]
+        likes = [frame.tensors[members[k]] for k in new]
+        if spec.begins_as_number:
+            made = fresh_numbers(values, likes, spec)
+        else:
+            made = [fresh(given[k], t, spec) for k, t in zip(new, likes, strict=True)]
+        for k, kept in zip(new, made, strict=True):
+            p = params[members[k]]
+            column[k] = self.state[p][slot] = kept
+            self.begun.append((slot, p))
+            if spec.format.block:
+                sizes = int8.sizes_like(kept, spec.format)
+                codes = torch.empty_like(kept, dtype=torch.int8)
+                int8.encode(kept, codes, sizes, spec.format)
+                column[k] = self.state[p][slot] = codes
+                self.columns[sizes_of(slot)][k] = self.state[p][sizes_of(slot)] = sizes
+                self.begun.append((sizes_of(slot), p))
 
     def _groups(self) -> int:
         return self.layout.count
@@ -267,12 +272,38 @@ def type_of(spec: Any, like: Tensor) -> torch.dtype:
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
     dtype = type_of(spec, like)
-    cell_by_cell = spec.reach == "element" and not spec.axes
-    if isinstance(value, Tensor) and not cell_by_cell:
-        return value.to(like.device, dtype, copy=True)
-    if not isinstance(value, Tensor) and not cell_by_cell:
-        places = (SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
-        shape = (*places, *extent(like.shape, spec.reach))
-        return torch.full(shape, value, dtype=dtype, device=like.device)
+    if spec.reach != "element" or spec.axes:
+        if isinstance(value, Tensor):
+            return value.to(like.device, dtype, copy=True)
+        return torch.full(_shape(spec, like), value, dtype=dtype, device=like.device)
     result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
     return result.copy_(value) if isinstance(value, Tensor) else result.fill_(value)
+
+
+def fresh_numbers(value: Any, likes: list[Tensor], spec: Any) -> list[Tensor]:
+    """The same of all tensors, where the slot begins as a number.
+
+    Those that are numbers themselves share their memory: one is made in the time of a thousand.
+    """
+    if spec.reach != "tensor":
+        return [fresh(value, t, spec) for t in likes]
+    found: list[Any] = [None] * len(likes)
+    kinds: dict[Any, list[int]] = {}
+    for k, t in enumerate(likes):
+        kinds.setdefault((t.shape, t.dtype, t.device), []).append(k)
+    for (_, _, device), places in kinds.items():
+        like = likes[places[0]]
+        shape, dtype, count = _shape(spec, like), type_of(spec, like), len(places)
+        if shape:
+            made = [torch.full(shape, value, dtype=dtype, device=device) for _ in places]
+        else:
+            made = [*torch.full((count,), value, dtype=dtype, device=device).unbind()]
+        for k, part in zip(places, made, strict=True):
+            found[k] = part
+    return found
+
+
+def _shape(spec: Any, like: Tensor) -> tuple[int, ...]:
+    """The shape of a slot that is not cell by cell, or has axes, for a tensor."""
+    places = (SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
+    return (*places, *extent(like.shape, spec.reach))

@@ -68,6 +68,9 @@ class Triton:
         draws = any(port.how == "draw" for port in phase.inputs)
         return Launch(build(text, phase.name), table, draws=draws, **values)
 
+    def ahead(self, wanted: Sequence[tuple[Compute, tuple[str, ...]]], program: Program) -> None:
+        """Nothing: Triton compiles what is launched."""
+
 
 @functools.cache
 def build(source: str, name: str) -> Any:

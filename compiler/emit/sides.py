@@ -7,8 +7,7 @@ by that tensor alone: the phase has one graph for each way in which its conditio
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,35 +20,36 @@ MOST = 3
 """Conditions that choose a graph; further ones select in it."""
 
 
-def sides(
-    module: fx.GraphModule, ports: list[Port]
-) -> tuple[tuple[int, ...], dict[tuple[bool, ...], Any]]:
+class Sides(dict[tuple[bool, ...], fx.GraphModule]):
+    """A graph for each way in which conditions come out, made when it is first asked for."""
+
+    def __init__(self, graph: fx.Graph, names: Sequence[str]):
+        super().__init__()
+        self.graph, self.names = graph, names
+
+    def __missing__(self, truth: tuple[bool, ...]) -> fx.GraphModule:
+        self[truth] = _taken(self.graph, dict(zip(self.names, truth, strict=True)))
+        return self[truth]
+
+
+def sides(module: fx.GraphModule, ports: list[Port]) -> tuple[tuple[int, ...], Sides]:
     """The inputs that are conditions of the host, and a graph for each of their truth values."""
     holders = [n for n in module.graph.nodes if n.op == "placeholder"]
     hosts = [n for n in holders if ports[n.meta["port"]].how == "host"]
-    found = [n for n in hosts if any(map(_chosen_by, _wheres(n)))][:MOST]
-    if not found:
-        return (), {}
-    names = [n.name for n in found]
-    tests = tuple(n.meta["port"] for n in found)
-    return tests, {
-        truth: _taken(module.graph, dict(zip(names, truth, strict=True)))
-        for truth in itertools.product((False, True), repeat=len(found))
-    }
+    found = [n for n in hosts if next(chosen_by(n), None)][:MOST]
+    return tuple(n.meta["port"] for n in found), Sides(module.graph, [n.name for n in found])
 
 
-def _wheres(condition: fx.Node) -> Iterable[fx.Node]:
-    """The selections that a condition makes, aligned with their sides or not."""
+def chosen_by(condition: fx.Node) -> Iterator[fx.Node]:
+    """The selections by a condition whose sides have the cells and axes of the whole: either may
+    stand for it.
+    """
     for user in condition.users:
-        if user.target is cells.arrange:
-            yield from _wheres(user)
+        if user.target is cells.arrange:  # aligned with the sides
+            yield from chosen_by(user)
         elif user.target is torch.where and user.args[0] is condition:
-            yield user
-
-
-def _chosen_by(where: fx.Node) -> bool:
-    """Whether either side has the cells and axes of the whole, and may stand for it."""
-    return all(_type(x) == _type(where) != () for x in where.args[1:])
+            if all(_type(x) == _type(user) != () for x in user.args[1:]):
+                yield user
 
 
 def _type(x: Any) -> tuple[Any, ...]:
@@ -64,9 +64,8 @@ def _taken(graph: fx.Graph, truth: dict[str, bool]) -> fx.GraphModule:
     copy = fx.Graph()
     copy.output(copy.graph_copy(graph, {}))
     for holder in [n for n in copy.nodes if n.name in truth]:
-        for where in list(_wheres(holder)):
-            if _chosen_by(where):
-                where.replace_all_uses_with(where.args[1 if truth[holder.name] else 2])  # type: ignore[arg-type]
+        for where in list(chosen_by(holder)):
+            where.replace_all_uses_with(where.args[1 if truth[holder.name] else 2])  # type: ignore[arg-type]
     copy.eliminate_dead_code()
     copy.lint()
     return fx.GraphModule({}, copy)

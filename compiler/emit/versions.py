@@ -15,12 +15,14 @@ from torch import fx
 
 from .. import cells, matrices
 from ..program import Compute, Evaluate, Loop, Plan, Rest, Route
+from .sides import chosen_by
 
 FRESH = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.mod, operator.neg),
     *(cells.ratio, cells.maximum, cells.minimum, cells.contract, cells.eye),
     *(matrices.matmul, matrices.matvec, matrices.add_product, matrices.gram, matrices.add_gram),
-    *(matrices.solve, matrices.polar, matrices.sqrtm, matrices.decompose, matrices.factors),
+    *(matrices.solve, matrices.solve_triangular, matrices.polar, matrices.sqrtm),
+    *(matrices.decompose, matrices.factors),
     *(torch.where, torch.sqrt, torch.triu, torch.linalg.cholesky, torch.linalg.inv),
 }
 """What always gives memory of its own; what isn't named here may give a view."""
@@ -98,23 +100,24 @@ def _any(several: Iterable[Lies]) -> Lies:
 
 def _outputs(phase: Compute, known: Mapping[str, Lies]) -> dict[str, Lies]:
     """Where the outputs of a matrix phase may lie, whichever of its sides is taken."""
-    sides = []
-    for module in phase.sides.values() or [phase.module]:
-        assert isinstance(module, fx.GraphModule)
-        lies = _nodes(module.graph, phase, known)
-        results: Any = module.graph.output_node().args[0]
-        sides.append([lies.get(x, {}) for x in results])
-    pairs = zip(phase.outputs, zip(*sides, strict=True), strict=True)
-    return {o.value: {} if o.combine else _any(several) for o, several in pairs}
+    assert isinstance(phase.module, fx.GraphModule)
+    lies = _nodes(phase.module.graph, phase, known)
+    results: Any = phase.module.graph.output_node().args[0]
+    pairs = zip(phase.outputs, results, strict=True)
+    return {o.value: {} if o.combine else lies.get(x, {}) for o, x in pairs}
 
 
 def _nodes(graph: fx.Graph, phase: Compute, known: Mapping[str, Lies]) -> dict[fx.Node, Lies]:
     """The same of the nodes of a graph."""
     ports, lies = iter(phase.inputs), dict[fx.Node, Lies]()
+    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    choices = {x for at in phase.tests for x in chosen_by(holders[at])}
     for node in graph.nodes:
         if node.op == "placeholder":
             port = next(ports)
             lies[node] = {} if port.how in ("host", "like") else within([port.source], known)
+        elif node in choices:
+            lies[node] = _any(lies.get(x, {}) for x in node.args[1:])
         elif node.op == "call_function" and node.target not in FRESH:
             inner = {s for x in node.all_input_nodes for s in lies.get(x, ())}
             lies[node] = dict.fromkeys(inner, False)

@@ -31,6 +31,10 @@ ARGUMENTS: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
         [(A, A, A, 1.0, 0.0), (A, torch.eye(2), A, 0.0, 1.0)],
     ),
     matrices.solve: [(torch.eye(2), A, False), (torch.eye(2), ROW, True)],
+    matrices.solve_triangular: [
+        (torch.eye(2), A, False, True),
+        (torch.eye(2), ROW, True, False),
+    ],
     matrices.decompose: [(A, "eigh", 0), (A, "svd", 1), (torch.eye(2), "qr", 0)],
     matrices.factors: [(A, "eigh"), (A, "svd"), (torch.eye(2), "qr")],
     torch.where: [(torch.tensor(True), A, 0.0), (torch.tensor([True, True]), A, A)],

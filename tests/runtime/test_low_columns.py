@@ -90,12 +90,13 @@ def test_the_column_takes_two_bytes(backend: str, monkeypatch: Any) -> None:
     seen: dict[torch.dtype, set[torch.dtype]] = {}
     plain = computing.together
 
-    def watch(phase: Any, forward: Any, rows: Any) -> Any:
+    def watch(phase: Any, forward: Any, given: Any, count: int) -> Any:
+        like = next((x for x, p in zip(given, phase.inputs, strict=True) if p.how == "like"), None)
         for at, port in enumerate(phase.inputs):
-            for row in rows if port.low else ():
-                like = next(x for x, p in zip(row, phase.inputs, strict=True) if p.how == "like")
-                seen.setdefault(like.dtype, set()).add(row[at].dtype)
-        return plain(phase, forward, rows)
+            for x in given[at] if port.low else ():
+                assert like is not None
+                seen.setdefault(like.dtype, set()).add(x.dtype)
+        return plain(phase, forward, given, count)
 
     monkeypatch.setattr(computing, "together", watch)
     low, wide = torch.bfloat16, torch.float64

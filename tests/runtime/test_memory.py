@@ -108,12 +108,13 @@ def test_what_matrices_are_made_of_goes_one_after_another(monkeypatch) -> None:
     alive = []
     together = computing.together
 
-    def watched(phase: Any, forward: Any, rows: Any) -> Any:
+    def watched(phase: Any, forward: Any, values: Any, count: int) -> Any:
         if phase.mode == "torch":
             alive.append([one() is not None for one in given])
             own = {id(p) for p in (*params, *(p.grad for p in params))}
-            given.extend(weakref.ref(x) for x in rows[0] if id(x) not in own)
-        return together(phase, forward, rows)
+            taken = [x for column in values if isinstance(column, list) for x in column]
+            given.extend(weakref.ref(x) for x in taken if id(x) not in own)
+        return together(phase, forward, values, count)
 
     monkeypatch.setattr(computing, "together", watched)
     opt.step()

@@ -22,6 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own for each test, and no library in memory."""
     monkeypatch.setenv("OPTC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setattr(native, "_coming", {})
     return tmp_path / "cache"
 
 
@@ -36,6 +37,33 @@ def test_built_once_then_found(folder: Path):
     assert ctypes.CDLL(str(path)).answer() == 42
     assert native.load(SOURCE) is native.load(SOURCE)
     assert libraries(folder) == [path]
+
+
+def test_built_ahead_while_the_caller_goes_on(folder: Path):
+    before, others = native.builds, [f"int more(void) {{ return {k}; }}\n" for k in range(3)]
+    native.build_ahead([SOURCE, *others, SOURCE])
+    native.build_ahead(others)
+    assert native.load(SOURCE).answer() == 42
+    assert [native.load(x).more() for x in others] == [0, 1, 2]
+    assert native.builds == before + 4 and not native._coming
+    native.build_ahead([SOURCE])
+    assert not native._coming
+
+
+def test_what_fails_ahead_is_told_where_it_is_needed():
+    wrong = "int f(void) { return nonsense; }"
+    native.build_ahead([wrong])
+    with pytest.raises(RuntimeError, match="refused generated code"):
+        native.load(wrong)
+
+
+def test_a_forked_process_waits_for_nobody(folder: Path):
+    native.build_ahead([SOURCE])
+    child = os.fork()
+    if not child:
+        os._exit(native.load(SOURCE).answer())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    assert native.load(SOURCE).answer() == 42
 
 
 def test_only_the_owner_may_write(folder: Path):
