@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..compiler import cells, workers
 from ..compiler.program import Call, Evaluate, Read
-from .frame import Frame, truth, working
+from .frame import Frame, truth, working, working_type
 from .loop import Question, stack
 from .losses import unused
-from .random import draw
 from .tensors import local, real
 
 
@@ -343,7 +342,7 @@ def _random(phase: Call, frame: Frame) -> Any:
         stream = stream * 1_000_003 + 1 + int(frame.get(x))
     if a["reach"] in ("model", "group"):
         lead = places_of(frame, a["axes"])
-        numbers = draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel(), 0)
+        numbers = frame.draw(a["how"], frame.seed, stream, frame.call, torch.Size(lead).numel())
         return numbers.reshape(lead).to(frame.device, non_blocking=True)
     reach, domain = a["reach"], a["domain"]
     result, drawn = [], 0
@@ -358,7 +357,8 @@ def _random(phase: Call, frame: Frame) -> Any:
             )
         shape, places = torch.Size([*lead, *own]), math.prod(lead)
         start = places * frame.before.get(domain, 0) + drawn + first
-        numbers = draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start)
+        kind = working_type(t)
+        numbers = frame.draw(a["how"], frame.seed, stream, frame.call, shape.numel(), start, kind)
         drawn += places * whole
-        result.append(numbers.reshape(shape).to(t.device, working(t).dtype, non_blocking=True))
+        result.append(numbers.reshape(shape).to(t.device, non_blocking=True))
     return result

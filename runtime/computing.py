@@ -18,7 +18,6 @@ from ..compiler.program import Compute, Output, Rest
 from .asking import places_of
 from .batching import STACKED, batches, ready, together
 from .frame import Frame, Held, double, mark_took, number, stored, working_type
-from .random import draw
 from .refused import refused
 
 
@@ -237,8 +236,9 @@ def _draw(frame: Frame, port: Any, space: str) -> Any:
 
     def numbers(k: int, i: int) -> Tensor:
         t, start = frame.tensors[i], before[k] + places[k][0]
-        drawn = draw(how, frame.seed, int(stream), frame.call, t.numel(), start)
-        return drawn.reshape(t.shape).to(t.device, working_type(t), non_blocking=True)
+        kind = working_type(t)
+        drawn = frame.draw(how, frame.seed, int(stream), frame.call, t.numel(), start, kind)
+        return drawn.reshape(t.shape).to(t.device, non_blocking=True)
 
     return numbers
 

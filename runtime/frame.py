@@ -6,7 +6,7 @@ number per group, or one tensor of the model. What is coarser than a tensor is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..compiler.formats import sizes_of
 from ..compiler.program import Program
-from . import int8
+from . import int8, random
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -62,6 +62,8 @@ class Frame:
     unused: dict[str, Exception] = field(default_factory=dict)
     spent: Sequence[str] = ()
     """The values that nothing reads after the phase that runs."""
+    draw: Callable[..., Tensor] = random.draw
+    """What draws numbers for phases that run as torch operations."""
 
     def withhold(self, on: bool) -> None:
         """From here on write nothing where the device has found that the step is taken back."""

@@ -297,10 +297,9 @@ class HostRows:
                 return float(self.t)
             return float(self.t[i]) if i is not None else float(self.steps)
         if which == "coin":
-            from .random import draw
+            from .random import number
 
-            seed = int(self.groups[0]["seed"])
-            return float(draw("uniform", seed, leaf[2], self.call, 1, 0)[0])
+            return number(int(self.groups[0]["seed"]), leaf[2], self.call)
         return float(self.call if which == "call" else self.steps)
 
     def _input(self, name: str) -> float:

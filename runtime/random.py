@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,9 +31,11 @@ def philox(
     Philox4x32-10 with the counter (cell low, cell high, call low, draw).
     """
     cell = torch.arange(offset, offset + n, dtype=torch.int64, device="cpu")
-    a, b = cell & _WORD, cell >> 32 & _WORD
-    c, d = torch.full_like(a, call & _WORD), torch.full_like(a, draw & _WORD)
-    whole = key(seed, stream)
+    return _words(key(seed, stream), cell & _WORD, cell >> 32 & _WORD, call & _WORD, draw & _WORD)
+
+
+def _words(whole: int, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+    """The words of a counter, of plain integers too."""
     low, high = whole & _WORD, whole >> 32
     for _ in range(10):
         (p_high, p_low), (q_high, q_low) = _multiply(a, 0xD2511F53), _multiply(c, 0xCD9E8D57)
@@ -44,6 +48,12 @@ def uniform(seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw:
     """Between 0 and 1, both excluded, in float64."""
     a, b, _, _ = philox(seed, stream, call, n, offset, draw=draw)
     return _open(a, b)
+
+
+def number(seed: int, stream: int, call: int) -> float:
+    """The first number of `uniform`, in a fiftieth of the time."""
+    a, b, _, _ = _words(key(seed, stream), 0, 0, call & _WORD, 0)
+    return ((a << 20 | b >> 12) + 0.5) * 2.0**-52
 
 
 def normal(seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw: int = 0) -> Tensor:
@@ -79,7 +89,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ x >> 16
 
 
-def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+def _multiply(word: Any, factor: int) -> tuple[Any, Any]:
     """High and low word of a product: in halves, since int64 has no room for 64 bits and a sign."""
     low, high = word * (factor & 0xFFFF), word * (factor >> 16)
     whole = low + ((high & 0xFFFF) << 16)
@@ -94,8 +104,16 @@ def _open(high: Tensor, low: Tensor) -> Tensor:
 _DRAW = {"uniform": uniform, "normal": normal, "rademacher": rademacher}
 
 
-def draw(how: str, seed: int, stream: int, call: int, n: int, offset: int = 0) -> Tensor:
-    """`n` numbers of a distribution for the cells offset..offset + n - 1, in float64."""
+def draw(
+    how: str,
+    seed: int,
+    stream: int,
+    call: int,
+    n: int,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """`n` numbers of a distribution for the cells offset..offset + n - 1."""
     if how.startswith("chance"):
-        return chance(int(how[6:]), seed, stream, call, n, offset)
-    return _DRAW[how](seed, stream, call, n, offset)
+        return chance(int(how[6:]), seed, stream, call, n, offset).to(dtype)
+    return _DRAW[how](seed, stream, call, n, offset).to(dtype)

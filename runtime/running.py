@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..compiler.program import UNSCALE, Plan
-from . import execute
+from . import drawing, execute, random
 from .capture import capturing, obstacle
 from .frame import Frame, took_part
 from .layout import Layout
@@ -60,6 +60,7 @@ def run_once(
         before=layout.before,
         withheld=withheld,
         names=layout.names,
+        draw=random.draw if kernels is None else drawing.draw,
     )
     recording = capturing(frame.device)
     within = optimizer.in_backward and "it runs within backward"

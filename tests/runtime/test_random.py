@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 
-from optc.runtime import native, random
+from optc.runtime import drawing, native, random
 
 KERNEL = """
 void words(uint64_t seed, uint32_t stream, uint64_t call, uint64_t cell, uint32_t draw,
@@ -170,3 +170,27 @@ def test_chances_are_even_and_do_not_follow_each_other():
     assert alike.max() < bound / 12
     for lag in (1, 2, 3, 8, 64, 256):
         assert (x[:, lag:] * x[:, :-lag]).mean(1).abs().max() < bound / 12
+
+
+@pytest.mark.parametrize("how", ["uniform", "normal", "rademacher", "chance5"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_phases_of_torch_operations_draw_in_c_what_they_would(how: str, dtype: torch.dtype) -> None:
+    for seed, stream, call, offset in ((0, 0, 0, 0), (-3, 2**32 - 1, 2**33 + 5, 2**32 - 50)):
+        found = drawing.draw(how, seed, stream, call, 1000, offset, dtype)
+        wanted = random.draw(how, seed, stream, call, 1000, offset, dtype)
+        bound = {torch.float64: 4e-15, torch.float32: 1e-6}.get(dtype, 0.01)
+        torch.testing.assert_close(found, wanted, rtol=bound, atol=bound)
+        assert found.dtype == dtype
+        if how != "normal":
+            assert torch.equal(found, wanted) or (how, dtype) == ("uniform", torch.float32)
+
+
+def test_without_a_compiler_torch_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    monkeypatch.setattr(drawing, "library", None)
+    assert torch.equal(drawing.draw("normal", 1, 2, 3, 4), random.draw("normal", 1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("seed", "stream", "call"), [(0, 0, 0), (-3, 2**32 - 1, 2**33 + 5)])
+def test_one_number_is_the_first(seed: int, stream: int, call: int) -> None:
+    assert random.number(seed, stream, call) == float(random.uniform(seed, stream, call, 1)[0])
