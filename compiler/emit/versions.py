@@ -19,7 +19,7 @@ from .sides import chosen_by
 
 FRESH = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.mod, operator.neg),
-    *(cells.ratio, cells.maximum, cells.minimum, cells.contract, cells.eye),
+    *(cells.ratio, cells.maximum, cells.minimum, cells.contract, cells.eye, cells.put),
     *(matrices.matmul, matrices.matvec, matrices.add_product, matrices.gram, matrices.add_gram),
     *(matrices.solve, matrices.solve_triangular, matrices.polar, matrices.sqrtm),
     *(matrices.decompose, matrices.factors),

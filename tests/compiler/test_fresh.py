@@ -24,6 +24,7 @@ ARGUMENTS: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     **dict.fromkeys((cells.maximum, cells.minimum), [(A, A), (A, ROW)]),
     cells.contract: [("az,bz->ab", A, A, (1, 1))],
     cells.eye: [(2, A)],
+    cells.put: [(A, 0, ROW, 0), (A[:1], 0, A[0], 0), (A, torch.tensor(1), 2.0, 1)],
     **dict.fromkeys((matrices.matmul, matrices.gram), [(A, torch.eye(2)), (torch.eye(2), A)]),
     matrices.matvec: [(torch.eye(2), ROW)],
     **dict.fromkeys(
