@@ -81,15 +81,29 @@ def solve(a: Tensor, b: Tensor, vector: bool) -> Tensor:
 
 
 def solve_triangular(a: Tensor, b: Tensor, vector: bool, upper: bool) -> Tensor:
-    """The same for a triangular matrix; a zero on its diagonal is an error as in `solve`."""
+    """The same for a triangular matrix; a zero on its diagonal is an error as in `solve`.
+
+    Within torch.compile, where no number can be looked at, it gives what is not finite.
+    """
     a, b = _alike(a, b)
     if (level := _level(a, b)) > 0:
         a, b = _stacks(level, a, b)
         return functorch._add_batch_dim(solve_triangular(a, b, vector, upper), 0, level)
-    if not torch.compiler.is_compiling() and bool((a.diagonal(dim1=-2, dim2=-1) == 0).any()):
+    if not torch.compiler.is_compiling() and _singular(a):
         raise torch.linalg.LinAlgError("linalg.solve: The input matrix is singular.")
     x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=upper)
     return x.squeeze(-1) if vector else x
+
+
+def _singular(triangle: Tensor) -> bool:
+    """Whether a diagonal has a zero; the numbers lie below all transformations of torch.func."""
+    while functorch.maybe_get_level(triangle) > 0:
+        if functorch.is_batchedtensor(triangle):
+            place = functorch.maybe_get_bdim(triangle)
+            triangle = functorch.get_unwrapped(triangle).movedim(place, 0)
+        else:
+            triangle = functorch.get_unwrapped(triangle)
+    return bool((triangle.diagonal(dim1=-2, dim2=-1) == 0).any())
 
 
 def polar(x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
-import torch
 from torch import fx
 
 from .formats import Format, sizes_of
@@ -87,11 +87,12 @@ class Compute:
         """The function for the inputs of one tensor."""
         if not self.tests:
             return self.module.forward
-        return self._side(tuple(bool(row[at]) for at in self.tests)).forward
+        return self.sides[tuple(bool(row[at]) for at in self.tests)].forward
 
-    @torch.compiler.assume_constant_result
-    def _side(self, truth: tuple[bool, ...]) -> fx.GraphModule | Printed:
-        return self.sides[truth]
+    def each_side(self) -> dict[tuple[bool, ...], fx.GraphModule | Printed]:
+        """The graphs for all truth values of its conditions."""
+        every = product((False, True), repeat=len(self.tests)) if self.tests else ()
+        return {truth: self.sides[truth] for truth in every}
 
     def columns(self) -> tuple[list[str], list[int]]:
         """The columns of a kernel's table, and the column that each output goes to.

@@ -7,7 +7,6 @@ every step. What a kernel cannot take (overlapping memory, say) is run by the ph
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,23 +15,16 @@ from torch import Tensor
 
 from ..compiler import cells
 from ..compiler.formats import sizes_of
-from ..compiler.program import Compute, Evaluate, Plan, Program
+from ..compiler.program import Compute, Plan, Program
 from .batching import ready
 from .computing import columns_of
 from .frame import Frame, Held, double, mark_took, present, working_type, write
 from .launch import Reduction
 from .looking import unchanged
+from .signatures import foreseen, signature
 from .table import Table
 from .tensors import staged
 
-CODES = {
-    torch.float32: "f32",
-    torch.float64: "f64",
-    torch.bfloat16: "bf16",
-    torch.float16: "f16",
-    torch.bool: "bool",
-    torch.int8: "i8",
-}
 FINISH = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 
 
@@ -349,44 +341,6 @@ class Part:
                 "group": lambda e=end: whole.group[e.slot, frame.groups[i]],
             }[output.how]()
             target.copy_(cells.combine(end.operation, [target, torch.as_tensor(result).double()]))
-
-
-def signature(key: Sequence[torch.dtype]) -> tuple[str, ...]:
-    """What a kernel is printed for: the type of computing, and those of its columns."""
-    return ("f64" if key[0] == torch.float64 else "f32", *(CODES[d] for d in key[1:]))
-
-
-def foreseen(plan: Plan, frame: Frame) -> list[tuple[Compute, tuple[str, ...]]]:
-    """The kernels that a step will ask for, as far as they are known before it runs.
-
-    That is where the parameters have one type, and their gradients have it too.
-    """
-    types = {t.dtype for t in frame.tensors}
-    if len(types) != 1:
-        return []
-    own, work = types.pop(), working_type(frame.tensors[0])
-    known: dict[str, torch.dtype] = {}
-    found = []
-    for phase in plan.phases:
-        if isinstance(phase, Evaluate):
-            known |= dict.fromkeys((r.value for r in phase.reads), own)
-        if not isinstance(phase, Compute):
-            continue
-        for output in phase.outputs:
-            low = output.low and work == torch.float32
-            known[output.value] = torch.bfloat16 if low else work
-        if phase.mode == "kernel" and phase.space:
-            names, _ = phase.columns()
-            key = [_held(n, frame) if n.startswith("slot:") else known.get(n) for n in names]
-            there = [dtype for dtype in key if dtype is not None]
-            if len(there) == len(key):
-                found.append((phase, signature([own, *there])))
-    return found
-
-
-def _held(name: str, frame: Frame) -> torch.dtype | None:
-    """The type in which a slot is kept."""
-    return next((x.dtype for x in frame.kept(name[5:]) if x is not None), None)
 
 
 def _cells(x: Tensor, like: Tensor) -> Tensor:

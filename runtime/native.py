@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -90,12 +91,15 @@ def build_ahead(sources: Sequence[str]) -> None:
 
     Half of the cores build: the others have the step that is going on.
     """
-    loaded = {source for source, _, _ in _loaded}
+    loaded = {source for source, _, _ in list(_loaded)}
     new = [s for s in dict.fromkeys(sources) if s not in loaded and s not in _coming]
-    if new:
-        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
-        _coming.update((s, pool.submit(build, s)) for s in new)
-        pool.shutdown(wait=False)
+    if not new:
+        return
+    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
+    with contextlib.suppress(RuntimeError):  # no threads where the interpreter shuts down
+        for source in new:
+            _coming[source] = pool.submit(build, source)
+    pool.shutdown(wait=False)
 
 
 def build(source: str, *, flags: tuple[str, ...] = FLAGS) -> Path:

@@ -52,6 +52,8 @@ def uniform(seed: int, stream: int, call: int, n: int, offset: int = 0, *, draw:
 
 def number(seed: int, stream: int, call: int) -> float:
     """The first number of `uniform`, in a fiftieth of the time."""
+    if torch.compiler.is_compiling():  # ten rounds of symbols would not come to an end
+        return float(uniform(seed, stream, call, 1)[0])
     a, b, _, _ = _words(key(seed, stream), 0, 0, call & _WORD, 0)
     return ((a << 20 | b >> 12) + 0.5) * 2.0**-52
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -189,10 +189,7 @@ class Slots:
         # a tensor without a value begins when it has one
         new = [k for k, value in enumerate(given) if column[k] is None and value is not None]
         likes = [frame.tensors[members[k]] for k in new]
-        if spec.begins_as_number:
-            made = fresh_numbers(values, likes, spec)
-        else:
-            made = [fresh(given[k], t, spec) for k, t in zip(new, likes, strict=True)]
+        made = _fresh_column([given[k] for k in new], likes, spec)
         for k, kept in zip(new, made, strict=True):
             p = params[members[k]]
             column[k] = self.state[p][slot] = kept
@@ -272,38 +269,24 @@ def type_of(spec: Any, like: Tensor) -> torch.dtype:
 def fresh(value: Any, like: Tensor, spec: Any) -> Tensor:
     """A slot's first tensor: own memory, in the type of its format or that of computing."""
     dtype = type_of(spec, like)
-    if spec.reach != "element" or spec.axes:
-        if isinstance(value, Tensor):
-            return value.to(like.device, dtype, copy=True)
-        return torch.full(_shape(spec, like), value, dtype=dtype, device=like.device)
+    cell_by_cell = spec.reach == "element" and not spec.axes
+    if isinstance(value, Tensor) and not cell_by_cell:
+        return value.to(like.device, dtype, copy=True)
+    if not isinstance(value, Tensor) and not cell_by_cell:
+        places = (SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
+        shape = (*places, *extent(like.shape, spec.reach))
+        return torch.full(shape, value, dtype=dtype, device=like.device)
     result = torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format)
     return result.copy_(value) if isinstance(value, Tensor) else result.fill_(value)
 
 
-def fresh_numbers(value: Any, likes: list[Tensor], spec: Any) -> list[Tensor]:
-    """The same of all tensors, where the slot begins as a number.
+def _fresh_column(values: list[Any], likes: list[Tensor], spec: Any) -> Iterable[Tensor]:
+    """The same of all tensors, one after another.
 
-    Those that are numbers themselves share their memory: one is made in the time of a thousand.
+    Where each has one number they share their memory: it is made in the time of one.
     """
-    if spec.reach != "tensor":
-        return [fresh(value, t, spec) for t in likes]
-    found: list[Any] = [None] * len(likes)
-    kinds: dict[Any, list[int]] = {}
-    for k, t in enumerate(likes):
-        kinds.setdefault((t.shape, t.dtype, t.device), []).append(k)
-    for (_, _, device), places in kinds.items():
-        like = likes[places[0]]
-        shape, dtype, count = _shape(spec, like), type_of(spec, like), len(places)
-        if shape:
-            made = [torch.full(shape, value, dtype=dtype, device=device) for _ in places]
-        else:
-            made = [*torch.full((count,), value, dtype=dtype, device=device).unbind()]
-        for k, part in zip(places, made, strict=True):
-            found[k] = part
-    return found
-
-
-def _shape(spec: Any, like: Tensor) -> tuple[int, ...]:
-    """The shape of a slot that is not cell by cell, or has axes, for a tensor."""
-    places = (SIDES[a](like) if isinstance(a, str) else a for a in spec.axes)
-    return (*places, *extent(like.shape, spec.reach))
+    numbers = spec.begins_as_number and spec.reach == "tensor" and not spec.axes
+    if not numbers or len({t.device for t in likes}) != 1:
+        return (fresh(v, t, spec) for v, t in zip(values, likes, strict=True))
+    dtype, device = type_of(spec, likes[0]), likes[0].device
+    return torch.full((len(likes),), spec.init, dtype=dtype, device=device).unbind()

@@ -213,9 +213,8 @@ class _Module:
     def _compute(self, phase: Compute, hosts: Sequence[str], slots: dict[str, str]) -> Compute:
         """Write the functions of a phase: one, or one for each way its conditions come out."""
         sides: dict[tuple[bool, ...], Any] = {
-            truth: self._function(replace(phase, module=phase.sides[truth]), hosts, slots).module
-            for truth in product((False, True), repeat=len(phase.tests))
-            if phase.tests
+            truth: self._function(replace(phase, module=module), hosts, slots).module
+            for truth, module in phase.each_side().items()
         }
         return replace(self._function(phase, hosts, slots), sides=sides)
 

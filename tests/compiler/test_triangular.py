@@ -8,6 +8,7 @@ import torch
 import optc
 from optc.compiler import matrices
 from optc.compiler.program import Compute
+from optc.runtime.functional import Step
 
 RULE = """rule r(lr = 1.0):
     m = matrix(grad(w))
@@ -41,3 +42,21 @@ def test_it_is_the_solution(solved: str, shapes: list[tuple[int, int]]) -> None:
         m = p.grad
         wanted = SOLVED[solved](m @ m.mT + torch.eye(3, dtype=p.dtype), m)
         torch.testing.assert_close(-p.detach(), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_it_may_be_differentiated_and_mapped() -> None:
+    step = Step(optc.loads(RULE.format("solve(upper(a), m)")).program)
+    w = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
+    state = step.init(w)
+
+    def after(s: torch.Tensor) -> torch.Tensor:
+        return (step(w, state, gradient=s * w)[0] ** 2).sum()
+
+    points = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    one = torch.func.grad(after)
+    wanted = torch.stack([one(s) for s in points])
+    torch.testing.assert_close(torch.func.vmap(one)(points), wanted, rtol=1e-12, atol=1e-12)
+    with pytest.raises(torch.linalg.LinAlgError, match="singular"):
+        torch.func.vmap(lambda x: matrices.solve_triangular(0 * x, x, False, True))(
+            w.expand(3, 2, 2)
+        )

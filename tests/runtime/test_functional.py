@@ -17,6 +17,12 @@ from .rules import ADAMW, MOMENTUM, NEWTON_SCHULZ, SAM, SCHEDULED
 ROOT = Path(optc.__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """What other tests compiled does not count to the versions that torch keeps of a function."""
+    torch._dynamo.reset()
+
+
 def loss(w: dict[str, torch.Tensor]) -> torch.Tensor:
     return (w["a"] ** 2).sum() + torch.sin(w["b"]).sum() + (w["a"].sum() * w["b"].sum()) * 0.1
 
@@ -121,7 +127,6 @@ def test_clocks_and_options_that_move_compile_it_no_further(
 ) -> None:
     rule = ROOT / "examples/sam_adamw.opt" if text == "sam_adamw" else None
     step = optc.functional(rule) if rule else Step(compiled(text))
-    torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
     whole = torch.compile(step, fullgraph=True, backend=counter)
     w = v = point()
@@ -137,7 +142,6 @@ def test_clocks_and_options_that_move_compile_it_no_further(
 
 def test_tensors_whose_clocks_differ_compile_it_no_further() -> None:
     step = Step(compiled(ADAMW))
-    torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     whole = torch.compile(step, fullgraph=True, backend=counter)
     w = v = point()
@@ -228,6 +232,39 @@ def test_it_may_be_compiled_before_it_ever_ran() -> None:
     whole = torch.compile(step, fullgraph=True, backend="eager")
     w, _, _ = whole(w, step.init(w), loss=lambda x: (x**2).sum())
     torch.testing.assert_close(w, torch.full_like(w, 1 - 0.2 * 0.8))
+
+
+def test_what_the_host_chooses_for_each_tensor_is_compiled_too() -> None:
+    text = """rule r(lr = 0.1, cut: positive = 2.0):
+    m = matrix(grad(w))
+    x = where(rows > cols, m @ transpose(m) @ m, m - mean(m, over = cols))
+    y = where(t > cut, transpose(m) @ m, 2 * transpose(m) @ m)
+    w <- w - lr * back(x @ y)
+"""
+    step = Step(optc.loads(text).program)
+    whole = torch.compile(step, fullgraph=True, backend="eager")
+    make = torch.Generator().manual_seed(0)
+    start = [torch.randn(s, generator=make, dtype=torch.float64) for s in ((3, 2), (2, 3))]
+    ends = []
+    for call in (step, whole):
+        w, state = start, step.init(start)
+        for cut in (2.0, 2.0, 2.0, 9.0):
+            w, state, _ = call(w, state, gradient=[0.3 * x for x in w], cut=cut)
+        ends.append(w)
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+
+
+def test_coins_fall_within_torch_compile() -> None:
+    text = "rule r(lr = 0.1):\n    if coin(0.5):\n        w <- w - lr * grad(w)\n"
+    step = Step(optc.loads(text).program)
+    ends = []
+    for call in (step, torch.compile(step, backend="eager")):
+        w = torch.ones(2, dtype=torch.float64)
+        state = step.init(w)
+        for _ in range(4):
+            w, state, _ = call(w, state, gradient=torch.ones_like(w), seed=5)
+        ends.append(w)
+    assert torch.equal(*ends) and 0.5 < float(ends[0][0]) < 1
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -66,6 +66,17 @@ def test_a_forked_process_waits_for_nobody(folder: Path):
     assert native.load(SOURCE).answer() == 42
 
 
+def test_a_thread_that_outlives_the_main_one_builds_by_itself():
+    code = (
+        "import threading, time\nfrom optc.runtime import native\n"
+        "def work():\n    time.sleep(0.5)\n"
+        f"    native.build_ahead([{SOURCE!r}])\n    print(native.load({SOURCE!r}).answer())\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "42\n", done.stderr
+
+
 def test_only_the_owner_may_write(folder: Path):
     path = native.build(SOURCE)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

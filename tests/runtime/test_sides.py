@@ -122,7 +122,7 @@ def test_two_conditions_have_four_graphs() -> None:
     )
     opt = optc.loads(text)([torch.nn.Parameter(x) for x in tensors()])
     phases = [p for p in opt._plan(()).phases if getattr(p, "tests", ())]
-    assert len(phases) == 1 and len(phases[0].tests) == 2
+    assert len(phases) == 1 and len(phases[0].each_side()) == 4
     for a, b in zip(interpreted(text, 5), trained(optc.loads(text), 5), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
