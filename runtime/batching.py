@@ -23,7 +23,7 @@ in bfloat16 take, against the tensors one by one, 0.3 (128 x 128), 0.8 (256 x 25
 1.0 (256 x 1024) of the time; on one thread 0.45, 0.95, 0.95 and 1.0. Elsewhere launches count for
 longer: not measured."""
 LARGEST_ELSEWHERE = 1 << 22
-STACK = {"cpu": 1 << 19}
+STACK = {"cpu": 1 << 20}
 """From how many elements on a stack is full: larger ones take more memory, and no less time."""
 STACK_ELSEWHERE = 1 << 26
 
