@@ -7,7 +7,7 @@ between phases have names: `slot:PATH` is what a slot holds, `v12` what node 12 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -215,6 +215,14 @@ class Loop:
 
 
 Phase = Compute | Rest | Evaluate | Call | Route | Loop
+
+
+def every_phase(phases: Iterable[Phase]) -> Iterator[Phase]:
+    """The phases in their order, those in the bodies of loops behind each loop."""
+    for phase in phases:
+        yield phase
+        if isinstance(phase, Loop):
+            yield from every_phase(phase.body)
 
 
 def asks(phase: Phase) -> bool:

@@ -16,13 +16,13 @@ record the launches in Triton's interpreter and replay them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..compiler.program import Call, Compute, Evaluate, Loop, Part, Plan, Rest
+from ..compiler.program import Call, Compute, Evaluate, Loop, Part, Plan, Rest, every_phase
 from .withheld import waited_for
 
 
@@ -35,8 +35,8 @@ def obstacle(plan: Plan, withheld: Any) -> str:
     """Why a recorded step would not be the next one, or ""."""
     if plan.outcomes and withheld is None:
         return "it may be taken back, which the host decides"
-    for phase in _all(plan.phases):
-        if isinstance(phase, Loop) and any(map(_kernel, _all(phase.body))):
+    for phase in every_phase(plan.phases):
+        if isinstance(phase, Loop) and any(map(_kernel, every_phase(phase.body))):
             return "a kernel in a loop reads other memory at each turn"
         if isinstance(phase, Evaluate) and (phase.axes or any(phase.points.values())):
             return "it evaluates a loss at another point"
@@ -57,13 +57,6 @@ def _of_host(part: Part) -> bool:
 
 def _kernel(phase: Any) -> bool:
     return isinstance(phase, Compute) and phase.mode == "kernel" and bool(phase.space)
-
-
-def _all(phases: list[Any]) -> Iterator[Any]:
-    for phase in phases:
-        yield phase
-        if isinstance(phase, Loop):
-            yield from _all(phase.body)
 
 
 def record(run: Callable[[], Any]) -> Any:
@@ -121,7 +114,7 @@ class Captures:
     def _advance(self, optimizer: Any, step: Recorded, host: Any, call: int) -> None:
         """Write the scalars of a step to where its kernels read them, and count it."""
         rows = host.rows(step.plan.host)
-        for phase in _all(step.plan.phases):
+        for phase in every_phase(step.plan.phases):
             prepared = optimizer._kernels.phases.get(id(phase))
             for part in prepared.parts if prepared is not None else ():
                 part.scalars(rows)

@@ -15,7 +15,7 @@ Patterns of the rule (`named(..)`) match the path to a tensor: `block.0.weight`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.utils import _pytree as pytree
 
-from ..compiler.program import Call, Compute, Evaluate, Loop, Port, Program, SlotSpec
+from ..compiler.program import Call, Compute, Evaluate, Loop, Port, Program, SlotSpec, every_phase
 from . import execute
 from .frame import Frame, took_part
 from .given import Given
@@ -54,8 +54,9 @@ class Step:
         self._numbers = {n: s for n, s in states.items() if s.begins_as_number}
         self._starts = {n: program.start(n) for n in states if n not in self._numbers}
         for plan in (*self._plans.values(), *self._starts.values()):
-            for phase in _computing(plan.phases):
-                phase.sides = phase.each_side()
+            for phase in every_phase(plan.phases):
+                if isinstance(phase, Compute):
+                    phase.sides = phase.each_side()
 
     def init(self, w: Any, **options: Any) -> State:
         """The state before the first step; `options` stay until they are given again."""
@@ -182,15 +183,6 @@ class Step:
                     fresh(v, frame.tensors[i], spec) for v, i in zip(value, members, strict=True)
                 ]
             frame.slots[name] = value
-
-
-def _computing(phases: Iterable[Any]) -> Iterator[Compute]:
-    """The phases that compute, those of loops too."""
-    for phase in phases:
-        if isinstance(phase, Loop):
-            yield from _computing(phase.body)
-        elif isinstance(phase, Compute):
-            yield phase
 
 
 def _later(t: int | list[int], took: list[bool] | None = None, count: int = 0) -> int | list[int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ..program import Compute, Evaluate, Loop, Plan, Program
+from ..program import Compute, Evaluate, Plan, Program, every_phase
 
 Width = Callable[[str], float]
 """The bytes of one cell of a column, by its name."""
@@ -31,7 +30,7 @@ def traffic(plan: Plan, width: Width, domain: str = "w") -> Traffic:
     """
     rows = [
         _phase(p, width)
-        for p in _all(plan.phases)
+        for p in every_phase(plan.phases)
         if isinstance(p, Compute) and _within(p.space, domain)
     ]
     late = [(s, v) for s, v in plan.deferred.items() if plan.reaches.get(v) == "element"]
@@ -43,7 +42,7 @@ def widths(program: Program, plan: Plan, size: int = 4) -> Width:
     """Slots have the width of their format, gradients that of their target, what is rounded to
     bfloat16 two bytes, others `size`."""
     known = {f"slot:{p}": x.format.bytes(size) for p, x in program.slots.items()}
-    for phase in _all(plan.phases):
+    for phase in every_phase(plan.phases):
         low = [o.value for o in phase.outputs if o.low] if isinstance(phase, Compute) else []
         known.update(dict.fromkeys(low, min(size, 2)))
         for read in phase.reads if isinstance(phase, Evaluate) else ():
@@ -77,15 +76,6 @@ def _concerning(program: Program, plan: Plan, leaf: str) -> Plan:
 
 def _within(space: str, domain: str) -> bool:
     return space == domain or space.startswith(domain + "|")
-
-
-def _all(phases: list[Any]) -> list[Any]:
-    result = []
-    for phase in phases:
-        result.append(phase)
-        if isinstance(phase, Loop):
-            result += _all(phase.body)
-    return result
 
 
 def _phase(phase: Compute, width: Width) -> tuple[str, float, float]:
